@@ -1,0 +1,170 @@
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+
+from edgetuner.errors import ModelError  # noqa: E402
+from edgetuner.peft.tt import contract, rank_limit, suffix, tt_svd  # noqa: E402
+
+shapes = st.one_of(
+    st.tuples(st.integers(1, 9), st.integers(1, 8), st.integers(1, 7)),
+    st.tuples(st.integers(1, 9), st.integers(1, 8), st.integers(1, 4), st.integers(1, 4)),
+)
+
+
+@st.composite
+def kernels(draw):
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    scale = 10.0 ** draw(st.integers(-4, 4))
+    return torch.randn(draw(shapes), generator=generator) * scale
+
+
+def matrix(tensor):
+    return tensor.reshape(len(tensor), -1).double()
+
+
+def relative_error(approximation, tensor):
+    difference = torch.linalg.norm(approximation.double() - tensor.double())
+    return float(difference / torch.linalg.norm(tensor.double()))
+
+
+@settings(max_examples=50, deadline=None)
+@given(kernels())
+def test_a_train_of_full_rank_is_the_kernel(weight):
+    cores = tt_svd(weight, weight.numel())
+    assert relative_error(contract(cores).squeeze(0).squeeze(-1), weight) < 1e-5
+
+
+@settings(max_examples=50, deadline=None)
+@given(kernels(), st.integers(1, 5))
+def test_the_cores_have_the_ranks_asked_for_and_orthonormal_columns(weight, rank):
+    cores = tt_svd(weight, rank)
+    left = 1
+    for core, size in zip(cores, weight.shape, strict=True):
+        assert core.dtype == torch.float32
+        assert core.shape[:2] == (left, size)
+        assert core.shape[2] <= rank
+        left = core.shape[2]
+    assert left == 1
+    for core in cores[:-1]:
+        columns = core.reshape(-1, core.shape[2]).double()
+        torch.testing.assert_close(
+            columns.T @ columns, torch.eye(core.shape[2]).double(), atol=1e-5, rtol=0
+        )
+
+
+@settings(max_examples=50, deadline=None)
+@given(kernels(), st.integers(1, 9))
+def test_the_error_of_a_train_is_bounded_by_what_each_unfolding_loses(weight, rank):
+    cores = tt_svd(weight, rank)
+    lost = 0.0
+    for split in range(1, weight.ndim):
+        unfolding = weight.double().reshape(weight.shape[:split].numel(), -1)
+        lost += float(torch.linalg.svdvals(unfolding)[rank:].square().sum())
+    error = torch.linalg.norm(contract(cores).squeeze(0).squeeze(-1).double() - weight.double())
+    assert float(error) <= lost**0.5 + 1e-5 * float(torch.linalg.norm(weight))
+
+
+@settings(max_examples=50, deadline=None)
+@given(kernels(), st.data())
+def test_full_suffix_spans_the_best_approximation_of_its_rank(weight, data):
+    rank = data.draw(st.integers(1, rank_limit(weight)))
+    s = suffix(weight, rank, "full_suffix")
+    assert s.shape == (rank, *weight.shape[1:])
+    rows = matrix(s)
+    best_core = torch.linalg.lstsq(rows.T, matrix(weight).T, driver="gelsd").solution.T
+    error = torch.linalg.norm(best_core @ rows - matrix(weight))
+    best = torch.linalg.svdvals(matrix(weight))[rank:].square().sum().sqrt()
+    assert float(error - best) <= 1e-5 * float(torch.linalg.norm(weight))
+
+
+@settings(max_examples=50, deadline=None)
+@given(kernels(), st.data())
+def test_a_suffix_carries_the_singular_values(weight, data):
+    rank = data.draw(st.integers(1, rank_limit(weight)))
+    rows = matrix(suffix(weight, rank, "full_suffix"))
+    values = torch.linalg.svdvals(matrix(weight))[:rank]
+    torch.testing.assert_close(rows.norm(dim=1), values, rtol=1e-5, atol=1e-5 * float(values[0]))
+
+
+@settings(max_examples=50, deadline=None)
+@given(kernels(), st.sampled_from(["tt", "full_suffix"]), st.data())
+def test_a_suffix_is_float32_whole_and_the_same_every_time(weight, decomposition, data):
+    rank = data.draw(st.integers(1, rank_limit(weight)))
+    s = suffix(weight, rank, decomposition)
+    assert s.dtype == torch.float32
+    assert s.shape == (rank, *weight.shape[1:])
+    assert s.is_contiguous()
+    assert torch.equal(s, suffix(weight.clone(), rank, decomposition))
+
+
+@settings(max_examples=50, deadline=None)
+@given(kernels())
+def test_the_signs_are_fixed(weight):
+    first = tt_svd(weight, weight.numel())[0].reshape(len(weight), -1)
+    largest = first.gather(0, first.abs().argmax(dim=0, keepdim=True))
+    assert bool((largest > 0).all())
+
+
+@settings(max_examples=50, deadline=None)
+@given(kernels())
+def test_where_nothing_is_truncated_both_decompositions_agree(weight):
+    rank = rank_limit(weight)
+    cores = tt_svd(weight, weight.numel())
+    whole = contract(cores[1:]).squeeze(-1)
+    torch.testing.assert_close(
+        whole, suffix(weight, rank, "full_suffix"), rtol=1e-4, atol=1e-5 * float(weight.norm())
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(kernels(), st.sampled_from(["tt", "full_suffix"]))
+def test_a_rank_beyond_the_limit_names_the_layer_or_is_clipped(weight, decomposition):
+    limit = rank_limit(weight)
+    with pytest.raises(
+        ModelError, match=rf"layer stem, a kernel of .*at most {limit} \(got"
+    ) as caught:
+        suffix(weight, limit + 1, decomposition, layer="stem")
+    assert caught.value.field == "rank"
+    clipped = suffix(weight, limit + 1, decomposition, clip=True)
+    assert torch.equal(clipped, suffix(weight, limit, decomposition))
+
+
+def test_a_depthwise_kernel_has_a_suffix_shared_by_its_groups():
+    depthwise = torch.nn.Conv2d(32, 32, 3, groups=32).weight
+    assert rank_limit(depthwise) == 9
+    assert suffix(depthwise, 4).shape == (4, 1, 3, 3)
+
+
+def test_half_precision_is_decomposed_in_double():
+    weight = torch.randn(8, 4, 3, generator=torch.Generator().manual_seed(0)).half()
+    s = suffix(weight, 8, "full_suffix")
+    assert s.dtype == torch.float32
+    torch.testing.assert_close(s, suffix(weight.double(), 8, "full_suffix"))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_kernel_that_is_not_finite_is_refused(bad):
+    weight = torch.ones(4, 3, 3)
+    weight[1, 2, 0] = bad
+    for decompose in (tt_svd, suffix):
+        with pytest.raises(ModelError, match="not finite"):
+            decompose(weight, 2)
+
+
+@pytest.mark.parametrize("rank", [0, -1, 1.5, True, None])
+def test_what_is_no_rank_is_refused(rank):
+    with pytest.raises(ModelError) as caught:
+        suffix(torch.ones(4, 3, 3), rank)
+    assert caught.value.field == "rank"
+
+
+def test_what_is_no_kernel_or_no_decomposition_is_refused():
+    with pytest.raises(ModelError, match="not a kernel"):
+        suffix(torch.ones(4), 1)
+    with pytest.raises(ModelError, match="not a kernel"):
+        suffix(torch.ones(4, 3, 3, dtype=torch.int64), 1)
+    with pytest.raises(ModelError, match="tt, full_suffix"):
+        suffix(torch.ones(4, 3, 3), 1, "tucker")
