@@ -1,0 +1,156 @@
+"""The operator's side: calls on the control socket, and the status socket."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from edgetuner.connect import DEALER, SUB, connect, credentials, receive_now, send_now, wait
+from edgetuner.errors import UnavailableError
+from edgetuner.protocol import (
+    REPLY,
+    STATUS,
+    Reply,
+    Request,
+    StatusMessage,
+    compose,
+    decode,
+    encode,
+    error_from_wire,
+)
+
+_CONNECT_WITHIN_S: Final = 1.0
+
+
+class Operator:
+    """Calls the service's control socket, one call at a time, from one thread.
+
+    Args:
+        address: of the control socket.
+        key: file of the operator's secret CURVE key, and with it `server_key`, the file of the
+            service's public key. Not used for ipc.
+        timeout: seconds that a call waits for its reply.
+
+    Raises:
+        ConfigError, AccessError: a key file that is missing, damaged, or readable by others.
+        TransportError: not an address.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        key: str | Path | None = None,
+        server_key: str | Path | None = None,
+        timeout: float = 5.0,
+    ) -> None:
+        key_pair, service_key = credentials(key, server_key)
+        self._address = address
+        self._timeout = timeout
+        self._socket = connect(DEALER, address, key=key_pair, server_key=service_key)
+        # A reply to an earlier call, or to an earlier program, must not be taken for this one's.
+        self._ids = (f"{os.getpid():x}-{n}" for n in itertools.count(time.time_ns()))
+
+    def __enter__(self) -> Operator:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def call(self, method: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The result of a method of `docs/protocol.md`.
+
+        Raises:
+            UnavailableError: nobody listens there, turns this key away, or answers in time. The
+                call may have been carried out all the same.
+            EdgetunerError: what the service answered.
+        """
+        request = compose(Request, id=next(self._ids), method=method, params=params or {})
+        give_up_at = time.monotonic() + self._timeout
+        if not wait(self._socket, None, min(_CONNECT_WITHIN_S, self._timeout), writable=True):
+            raise self._unavailable("nobody listens here")
+        send_now(self._socket, encode(request))
+        while (reply := self._next_reply(give_up_at)).id not in (request.id, None):
+            continue
+        if reply.error is not None:
+            raise error_from_wire(reply.error)
+        return reply.result or {}
+
+    def status(self) -> dict[str, Any]:
+        """The state of the service, as its snapshot tells it."""
+        return self.call("status")
+
+    def close(self) -> None:
+        """Closes the socket. May be called twice."""
+        self._socket.close()
+
+    def _next_reply(self, give_up_at: float) -> Reply:
+        if not wait(self._socket, None, give_up_at - time.monotonic()):
+            raise self._unavailable(f"no reply within {self._timeout:g} s")
+        received = receive_now(self._socket)
+        if received is None:
+            return self._next_reply(give_up_at)
+        return decode(received[0], REPLY)[0]
+
+    def _unavailable(self, problem: str) -> UnavailableError:
+        return UnavailableError(
+            problem,
+            field="address",
+            value=self._address,
+            remedy="see that the service runs with this address and knows your key",
+        )
+
+
+def subscribe(
+    address: str,
+    topics: Sequence[str] = ("",),
+    *,
+    key: str | Path | None = None,
+    server_key: str | Path | None = None,
+    timeout: float | None = None,
+) -> Iterator[StatusMessage]:
+    """Messages of the status socket as they come; first a snapshot, where it is among the topics.
+
+    Args:
+        address: of the status socket.
+        topics: what their topics begin with: `status.`, `event.`, `prediction.watch-7.`; all by
+            default.
+        key: as in `Operator`, with `server_key`.
+        timeout: seconds of silence that end it with an error; there is a heartbeat. None: waits on.
+
+    Raises:
+        UnavailableError: nothing came for `timeout` seconds.
+        ProtocolError: a message that is not of this protocol.
+        ConfigError, AccessError, TransportError: as in `Operator`.
+    """
+    key_pair, service_key = credentials(key, server_key)
+    socket = connect(SUB, address, key=key_pair, server_key=service_key, topics=tuple(topics))
+    return _messages(socket, address, timeout)
+
+
+def _messages(socket: Any, address: str, timeout: float | None) -> Iterator[StatusMessage]:
+    try:
+        while True:
+            silent = not wait(socket, None, 3600.0 if timeout is None else timeout)
+            if silent and timeout is not None:
+                raise UnavailableError(
+                    f"silent for {timeout:g} s",
+                    field="address",
+                    value=address,
+                    remedy="see that the service runs with this address and knows your key",
+                )
+            received = receive_now(socket)
+            if received is not None:
+                yield decode(received[0][1:], STATUS)[0]
+    finally:
+        socket.close()
