@@ -1,0 +1,43 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Before torch is imported, and for child processes too: several processes, each with a thread per
+# core, would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("project", deadline=None, print_blob=True)
+settings.register_profile("ci", settings.get_profile("project"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "project")
+
+RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def ipc_dir() -> Iterator[Path]:
+    """A folder for sockets, whose addresses have at most 107 characters: `tmp_path` may be longer."""
+    folder = Path(tempfile.mkdtemp(prefix="et-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def recordings() -> Callable[[str], Path]:
+    """The path of real recordings by their name, such as `dsads`; skips where they are absent."""
+
+    def path(name: str) -> Path:
+        file = RECORDINGS / f"{name}.npz"
+        if not file.is_file():
+            pytest.skip(f"the recordings {name} are not beside the project")
+        return file
+
+    return path
