@@ -11,7 +11,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import zmq
 
@@ -41,6 +41,13 @@ class KeyPair:
 
     def __repr__(self) -> str:
         return f"KeyPair(public={self.public!r})"
+
+
+class Received(NamedTuple):
+    """A message, and its sender's CURVE key; None where none was needed."""
+
+    frames: list[bytes]
+    key: str | None
 
 
 def load_key_pair(path: Path) -> KeyPair:
@@ -149,8 +156,8 @@ def wait(socket: SyncSocket, wake: int | None, seconds: float, *, writable: bool
     return any(who is socket for who in ready)
 
 
-def receive_now(socket: Any) -> tuple[list[bytes], str | None] | None:
-    """The next message and its sender's CURVE key, or None if none is waiting. Never blocks."""
+def receive_now(socket: Any) -> Received | None:
+    """The next message, or None if none is waiting. Never blocks."""
     try:
         frames = _done(socket.recv_multipart(zmq.NOBLOCK, copy=False))
     except zmq.Again:
@@ -159,7 +166,7 @@ def receive_now(socket: Any) -> tuple[list[bytes], str | None] | None:
         user_id = frames[-1].get("User-Id")
     except zmq.ZMQError:
         user_id = None  # no authentication took place: a local peer
-    return [frame.bytes for frame in frames], user_id or None
+    return Received([frame.bytes for frame in frames], user_id or None)
 
 
 def send_now(socket: Any, frames: list[bytes]) -> bool:

@@ -8,6 +8,7 @@ is `connect`.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import os
@@ -31,6 +32,7 @@ from edgetuner.connect import (
     SUB,
     XPUB,
     KeyPair,
+    Received,
     SyncSocket,
     connect,
     load_key_pair,
@@ -39,7 +41,7 @@ from edgetuner.connect import (
     send_now,
 )
 from edgetuner.errors import TransportError
-from edgetuner.protocol import MAX_PAYLOAD_BYTES
+from edgetuner.protocol import MAGIC, MAX_PAYLOAD_BYTES
 
 __all__ = [
     "DEALER",
@@ -51,6 +53,7 @@ __all__ = [
     "XPUB",
     "AsyncSocket",
     "KeyPair",
+    "Received",
     "Sockets",
     "SyncSocket",
     "async_context",
@@ -58,6 +61,7 @@ __all__ = [
     "is_local",
     "load_key_pair",
     "load_public_key",
+    "receive_batch",
     "receive_now",
     "send_now",
 ]
@@ -216,6 +220,18 @@ def async_context() -> zmq.asyncio.Context:
     return zmq.asyncio.Context()
 
 
+async def receive_batch(socket: AsyncSocket, most: int) -> list[Received]:
+    """Waits for a message, and takes up to `most` of those that lie there."""
+    batch: list[Received] = []
+    while not batch:
+        await socket.poll()
+        while len(batch) < most and (received := receive_now(socket)) is not None:
+            batch.append(received)
+    # Where messages always lie there, nothing above has let anybody else run.
+    await asyncio.sleep(0)
+    return batch
+
+
 def _public_keys(folder: Path | None) -> dict[bytes, str]:
     certificates = sorted(folder.glob("*.key")) if folder else []
     return {load_public_key(path): path.stem for path in certificates}
@@ -229,6 +245,8 @@ def _configure(socket: AsyncSocket, kind: int, address: str) -> None:
     socket.heartbeat_timeout = _HEARTBEAT_TIMEOUT_MS
     if kind == ROUTER:
         socket.router_mandatory = True  # an answer to a peer that is gone is not "sent"
+    if kind == SUB:
+        socket.subscribe(MAGIC)
     if kind == XPUB:
         socket.xpub_verbose = True  # each subscriber is seen, and gets its snapshot
 

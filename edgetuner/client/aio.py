@@ -15,7 +15,7 @@ from edgetuner.client.session import Counts, Session
 from edgetuner.client.sync import unanswered
 from edgetuner.connect import DEALER, POLLIN, POLLOUT, connect, credentials, receive_now, send_now
 from edgetuner.errors import UsageError
-from edgetuner.protocol import PredictionHeader, Refusal, Welcome, error_from_wire
+from edgetuner.protocol import PredictionHeader, Refusal, Welcome
 from edgetuner.transport import async_context
 
 if TYPE_CHECKING:
@@ -85,6 +85,16 @@ class AsyncClient:
         return self._session.counts
 
     @property
+    def client_id(self) -> str:
+        """The name under which it publishes."""
+        return self._session.client_id
+
+    @property
+    def refusals(self) -> list[Refusal]:
+        """See `Client.refusals`."""
+        return list(self._session.refusals)
+
+    @property
     def pending(self) -> int:
         """Windows and labels that the service has not answered yet."""
         return self._session.pending
@@ -138,15 +148,6 @@ class AsyncClient:
         """See `Client.flush`."""
         if not await self._wait(lambda: self._session.pending == 0, timeout):
             raise unanswered(self._address, self._session.pending)
-        refused = self._session.take_refusals()
-        if refused:
-            error = error_from_wire(refused[0].error)
-            error.details["refused"] = len(refused)
-            raise error
-
-    def refusals(self) -> list[Refusal]:
-        """See `Client.refusals`."""
-        return self._session.take_refusals()
 
     async def close(self) -> None:
         """See `Client.close`."""
@@ -200,7 +201,7 @@ class AsyncClient:
     def _exchange(self) -> bool:
         session = self._session
         while (received := receive_now(self._socket)) is not None:
-            session.receive(received[0], time.monotonic())
+            session.receive(received.frames, time.monotonic())
         self._changed.set()
         now = time.monotonic()
         while (message := session.next_message(now)) is not None:

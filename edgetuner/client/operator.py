@@ -10,7 +10,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from edgetuner.connect import DEALER, SUB, connect, credentials, receive_now, send_now, wait
+from edgetuner.connect import (
+    DEALER,
+    SUB,
+    SyncSocket,
+    connect,
+    credentials,
+    receive_now,
+    send_now,
+    wait,
+)
 from edgetuner.errors import UnavailableError
 from edgetuner.protocol import (
     REPLY,
@@ -25,6 +34,7 @@ from edgetuner.protocol import (
 )
 
 _CONNECT_WITHIN_S: Final = 1.0
+_LONG_S: Final = 3600.0
 
 
 class Operator:
@@ -34,7 +44,7 @@ class Operator:
         address: of the control socket.
         key: file of the operator's secret CURVE key, and with it `server_key`, the file of the
             service's public key. Not used for ipc.
-        timeout: seconds that a call waits for its reply.
+        timeout_s: how long a call waits for its reply.
 
     Raises:
         ConfigError, AccessError: a key file that is missing, damaged, or readable by others.
@@ -47,11 +57,11 @@ class Operator:
         *,
         key: str | Path | None = None,
         server_key: str | Path | None = None,
-        timeout: float = 5.0,
+        timeout_s: float = 5.0,
     ) -> None:
         key_pair, service_key = credentials(key, server_key)
         self._address = address
-        self._timeout = timeout
+        self._timeout_s = timeout_s
         self._socket = connect(DEALER, address, key=key_pair, server_key=service_key)
         # A reply to an earlier call, or to an earlier program, must not be taken for this one's.
         self._ids = (f"{os.getpid():x}-{n}" for n in itertools.count(time.time_ns()))
@@ -76,8 +86,8 @@ class Operator:
             EdgetunerError: what the service answered.
         """
         request = compose(Request, id=next(self._ids), method=method, params=params or {})
-        give_up_at = time.monotonic() + self._timeout
-        if not wait(self._socket, None, min(_CONNECT_WITHIN_S, self._timeout), writable=True):
+        give_up_at = time.monotonic() + self._timeout_s
+        if not wait(self._socket, None, min(_CONNECT_WITHIN_S, self._timeout_s), writable=True):
             raise self._unavailable("nobody listens here")
         send_now(self._socket, encode(request))
         while (reply := self._next_reply(give_up_at)).id not in (request.id, None):
@@ -96,11 +106,11 @@ class Operator:
 
     def _next_reply(self, give_up_at: float) -> Reply:
         if not wait(self._socket, None, give_up_at - time.monotonic()):
-            raise self._unavailable(f"no reply within {self._timeout:g} s")
+            raise self._unavailable(f"no reply within {self._timeout_s:g} s")
         received = receive_now(self._socket)
         if received is None:
             return self._next_reply(give_up_at)
-        return decode(received[0], REPLY)[0]
+        return decode(received.frames, REPLY)[0]
 
     def _unavailable(self, problem: str) -> UnavailableError:
         return UnavailableError(
@@ -117,40 +127,37 @@ def subscribe(
     *,
     key: str | Path | None = None,
     server_key: str | Path | None = None,
-    timeout: float | None = None,
-) -> Iterator[StatusMessage]:
-    """Messages of the status socket as they come; first a snapshot, where it is among the topics.
+    timeout_s: float | None = None,
+) -> Iterator[StatusMessage | None]:
+    """Messages of the status socket as they come, and None for every `timeout_s` of silence.
+
+    The first is a snapshot, where that is among the topics; silence for longer than the heartbeat
+    means that the service is gone, or turns this key away.
 
     Args:
         address: of the status socket.
         topics: what their topics begin with: `status.`, `event.`, `prediction.watch-7.`; all by
             default.
         key: as in `Operator`, with `server_key`.
-        timeout: seconds of silence that end it with an error; there is a heartbeat. None: waits on.
+        timeout_s: None: silence is not told.
 
     Raises:
-        UnavailableError: nothing came for `timeout` seconds.
         ProtocolError: a message that is not of this protocol.
         ConfigError, AccessError, TransportError: as in `Operator`.
     """
     key_pair, service_key = credentials(key, server_key)
     socket = connect(SUB, address, key=key_pair, server_key=service_key, topics=tuple(topics))
-    return _messages(socket, address, timeout)
+    return _messages(socket, timeout_s)
 
 
-def _messages(socket: Any, address: str, timeout: float | None) -> Iterator[StatusMessage]:
+def _messages(socket: SyncSocket, timeout_s: float | None) -> Iterator[StatusMessage | None]:
     try:
         while True:
-            silent = not wait(socket, None, 3600.0 if timeout is None else timeout)
-            if silent and timeout is not None:
-                raise UnavailableError(
-                    f"silent for {timeout:g} s",
-                    field="address",
-                    value=address,
-                    remedy="see that the service runs with this address and knows your key",
-                )
+            wait(socket, None, _LONG_S if timeout_s is None else timeout_s)
             received = receive_now(socket)
             if received is not None:
-                yield decode(received[0][1:], STATUS)[0]
+                yield decode(received.frames[1:], STATUS)[0]
+            elif timeout_s is not None:
+                yield None
     finally:
         socket.close()

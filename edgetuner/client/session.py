@@ -114,6 +114,11 @@ class Session:
     # ------------------------------------------------------------------ the user's side
 
     @property
+    def client_id(self) -> str:
+        """The name that every header carries."""
+        return self._hello.client_id
+
+    @property
     def pending(self) -> int:
         """Windows and labels that the service has not answered yet."""
         return sum(len(lane.items) for lane in self._lanes.values())
@@ -141,7 +146,7 @@ class Session:
             _check_label(label, welcome)
         header, payload = window_message(
             _checked_samples(x, welcome),
-            client_id=self._hello.client_id,
+            client_id=self.client_id,
             stream=stream,
             seq=number,
             t_ns=int(t_ns),
@@ -158,16 +163,10 @@ class Session:
         """Takes a label; see `Client.label`."""
         _check_label(label, self._check_ready())
         header = compose(
-            LabelHeader, client_id=self._hello.client_id, stream=stream, seq=int(seq), label=label
+            LabelHeader, client_id=self.client_id, stream=stream, seq=int(seq), label=label
         )
         self._lanes.setdefault(stream, Lane()).items.append(Item(header))
         self.counts.labelled += 1
-
-    def take_refusals(self) -> list[Refusal]:
-        """The refusals since the last call."""
-        taken = list(self.refusals)
-        self.refusals.clear()
-        return taken
 
     # ------------------------------------------------------------------ the wire's side
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from edgetuner.client.session import Counts, Session
 from edgetuner.connect import DEALER, SyncSocket, connect, credentials, receive_now, send_now, wait
 from edgetuner.errors import UnavailableError, UsageError
-from edgetuner.protocol import PredictionHeader, Refusal, Welcome, error_from_wire
+from edgetuner.protocol import PredictionHeader, Refusal, Welcome
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -52,8 +52,9 @@ class Client:
 
     Windows are sent again after a loss of the connection or a restart of the service, until each is
     acknowledged; the service keeps each once. Leaving the `with` block waits for that; `close`
-    alone does not. A window or label that the service refuses for good is logged, kept for
-    `refusals`, and raised by `flush`. Its methods may be called from any thread.
+    alone does not. A window or label that the service refuses for good is logged as a
+    warning and listed in `refusals`; it is not raised, since its call has long returned. Methods
+    may be called from any thread.
 
     Args:
         address: of the service's ingest socket, `ipc://...` or `tcp://...`.
@@ -126,6 +127,17 @@ class Client:
     def counts(self) -> Counts:
         """What happened so far; it goes on counting."""
         return self._session.counts
+
+    @property
+    def client_id(self) -> str:
+        """The name under which it publishes."""
+        return self._session.client_id
+
+    @property
+    def refusals(self) -> list[Refusal]:
+        """What the service refused for good; the last thousand of them."""
+        with self._changed:
+            return list(self._session.refusals)
 
     @property
     def pending(self) -> int:
@@ -215,22 +227,11 @@ class Client:
 
         Raises:
             UnavailableError: not within `timeout` seconds; what is unanswered stays in `pending`.
-            EdgetunerError: the service refused something for good: the error of the first one, with
-                the number of `refused` in `details`.
+            EdgetunerError: the service refuses this client.
         """
         with self._changed:
             if not self._wait(lambda: self._session.pending == 0, timeout):
                 raise self._unavailable()
-            refused = self._session.take_refusals()
-        if refused:
-            error = error_from_wire(refused[0].error)
-            error.details["refused"] = len(refused)
-            raise error
-
-    def refusals(self) -> list[Refusal]:
-        """What the service refused for good since the last call of this or of `flush`."""
-        with self._changed:
-            return self._session.take_refusals()
 
     def close(self) -> None:
         """Closes the socket; what is not acknowledged is given up, and logged. May be called
@@ -302,7 +303,7 @@ class Client:
     def _exchange(self, socket: SyncSocket) -> bool:
         """Takes in what is there and sends what is due; whether there is a connection."""
         while (received := receive_now(socket)) is not None:
-            self._session.receive(received[0], time.monotonic())
+            self._session.receive(received.frames, time.monotonic())
         now = time.monotonic()
         while (message := self._session.next_message(now)) is not None:
             if not send_now(socket, message):
