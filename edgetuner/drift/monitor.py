@@ -1,0 +1,331 @@
+"""Detectors over every stream: findings, and the window where the present context began."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from edgetuner.drift.conformal import DETECTORS, Calibration, Reference
+from edgetuner.drift.cusum import Cusum, normal_score
+from edgetuner.drift.sensor import SensorCheck, SensorProfile, SensorSettings
+from edgetuner.errors import BusyError, DriftError
+
+
+class StreamKey(NamedTuple):
+    """One sensor of one client."""
+
+    client: str
+    stream: str
+
+
+@dataclass(frozen=True)
+class MonitorSettings:
+    """How streams are watched.
+
+    Attributes:
+        warn_fraction: share of a threshold above which a detector warns, once until it has calmed
+            down.
+        max_streams: streams watched at once.
+        sensor: what counts as a fault of the sensor.
+    """
+
+    warn_fraction: float = 0.6
+    max_streams: int = 64
+    sensor: SensorSettings = field(default_factory=SensorSettings)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to tell about a stream.
+
+    Attributes:
+        kind: a "warn" may pass, a "drift" stays until it is answered; a "sensor_fault" lasts until
+            "sensor_ok".
+        detector: its name; for a sensor the fault.
+        key: the stream.
+        seq: the window at which it was found.
+        onset_seq: the window at which it probably began (for "sensor_ok": the first good window).
+        statistic: the CUSUM; None for a sensor.
+        threshold: what it is compared with; None for a sensor.
+        channel: index of the faulty channel, where there is one.
+    """
+
+    kind: Literal["warn", "drift", "sensor_fault", "sensor_ok"]
+    detector: str
+    key: StreamKey
+    seq: int
+    onset_seq: int
+    statistic: float | None = None
+    threshold: float | None = None
+    channel: int | None = None
+
+
+class _Watch:
+    """One detector on one stream."""
+
+    __slots__ = ("cusum", "onset_seq", "warned")
+
+    def __init__(self, cusum: Cusum) -> None:
+        self.cusum = cusum
+        self.onset_seq = 0
+        self.warned = False
+
+    def update(self, z: float, seq: int) -> None:
+        self.cusum.update(z)
+        if self.cusum.onset <= 1:  # just left zero, or still there
+            self.onset_seq, self.warned = seq, False
+
+
+class _Stream:
+    """All that is known of one stream."""
+
+    __slots__ = ("context_start", "drift", "sensor", "seq", "watches", "windows")
+
+    def __init__(self, sensor: SensorCheck | None) -> None:
+        self.sensor = sensor
+        self.watches: dict[str, _Watch] = {}
+        self.context_start = 0
+        self.drift: Finding | None = None  # the one that waits for an answer
+        self.seq: int | None = None
+        self.windows = 0  # looked at for drift since the last swap or acknowledgement
+
+
+class DriftMonitor:
+    """Watches every stream with every detector.
+
+    After a drift a stream stays drifted, and its detectors rest, until `swap` or `acknowledge`.
+
+    Args:
+        reference: calibrated reference of the model version that makes the predictions.
+        settings: see `MonitorSettings`.
+        profile: what the source's sensor can do; without one, sensors are not checked.
+
+    Raises:
+        DriftError: the reference has no thresholds.
+    """
+
+    def __init__(
+        self,
+        reference: Reference,
+        settings: MonitorSettings | None = None,
+        profile: SensorProfile | None = None,
+    ) -> None:
+        self._settings = settings or MonitorSettings()
+        self._profile = profile
+        self._streams: dict[StreamKey, _Stream] = {}
+        self._reference, self._calibration = reference, _calibrated(reference)
+
+    def update(
+        self,
+        key: tuple[str, str],
+        seq: int,
+        x: ArrayLike,
+        embedding: ArrayLike,
+        predicted: int,
+        confidence: float,
+        *,
+        t_ns: int | None = None,
+        hz: float | None = None,
+    ) -> list[Finding]:
+        """Take one window x (C, T) and its embedding (D,), class and confidence."""
+        return self.update_many(
+            [key],
+            [seq],
+            np.asarray(x)[None],
+            np.asarray(embedding)[None],
+            [predicted],
+            [confidence],
+            t_ns=[t_ns],
+            hz=[hz],
+        )
+
+    def update_many(
+        self,
+        keys: Sequence[tuple[str, str]],
+        seqs: Sequence[int],
+        x: ArrayLike,
+        embeddings: ArrayLike,
+        predicted: ArrayLike,
+        confidence: ArrayLike,
+        *,
+        t_ns: Sequence[int | None] | None = None,
+        hz: Sequence[float | None] | None = None,
+    ) -> list[Finding]:
+        """Take N windows of any streams, in order within each: far cheaper than one by one.
+
+        Args:
+            keys: stream of each window. seqs: its sequence number.
+            x: raw windows (N, C, T). embeddings: (N, D).
+            predicted: class index (N,). confidence: highest softmax probability (N,).
+            t_ns: time stamps, where known. hz: rates that the sender states, where it does.
+
+        Returns:
+            What is new, in the order of the windows.
+
+        Raises:
+            DriftError: embeddings that do not fit the reference or are not finite; nothing was
+                taken in.
+            BusyError: too many streams; nothing was taken in.
+        """
+        p_values = self._reference.p_values(embeddings, predicted, confidence)
+        streams = self._admit(keys)
+        faults = self._profile.inspect(x, self._settings.sensor) if self._profile else None
+        findings: list[Finding] = []
+        for i, (key, seq, stream) in enumerate(zip(keys, seqs, streams, strict=True)):
+            named = StreamKey(*key)
+            stream.seq = seq
+            if stream.sensor is not None and faults is not None:
+                before = stream.sensor.fault
+                stream.sensor.observe(
+                    faults[i], seq=seq, t_ns=t_ns[i] if t_ns else None, hz=hz[i] if hz else None
+                )
+                findings += _sensor_findings(stream.sensor, before, named, seq)
+                if stream.sensor.suspect:
+                    continue
+            if stream.drift is None:
+                scores = {name: normal_score(p[i]) for name, p in p_values.items()}
+                findings += self._watch(stream, scores, named, seq)
+        return findings
+
+    def context_start(self, key: tuple[str, str]) -> int:
+        """First window of the present context: where the last drift began, or 0 before any."""
+        stream = self._streams.get(StreamKey(*key))
+        return stream.context_start if stream else 0
+
+    def drifted(self, key: tuple[str, str]) -> bool:
+        """Whether a drift of this stream waits for an answer."""
+        stream = self._streams.get(StreamKey(*key))
+        return stream is not None and stream.drift is not None
+
+    def fault(self, key: tuple[str, str]) -> str | None:
+        """The sensor fault that stands on this stream, or None."""
+        stream = self._streams.get(StreamKey(*key))
+        return stream.sensor.fault if stream and stream.sensor else None
+
+    def swap(self, reference: Reference) -> None:
+        """Watch a new model version: statistics start afresh, context starts stay.
+
+        Raises:
+            DriftError: the reference has no thresholds; the old one stays.
+        """
+        self._calibration = _calibrated(reference)
+        self._reference = reference
+        for stream in self._streams.values():
+            _restart(stream)
+
+    def acknowledge(self, key: tuple[str, str]) -> None:
+        """Answer a drift without a new model: watch on, from zero. The context start stays."""
+        stream = self._streams.get(StreamKey(*key))
+        if stream is not None:
+            _restart(stream)
+
+    def forget(self, key: tuple[str, str]) -> None:
+        """Make room: drop all that is known of a stream that has gone."""
+        self._streams.pop(StreamKey(*key), None)
+
+    def state(self) -> dict[str, Any]:
+        """All of it as JSON-compatible values, for the status topic."""
+        return {
+            "detectors": dict(self._calibration.thresholds),
+            "reference_value": self._calibration.reference_value,
+            "run_length": self._calibration.run_length,
+            "data_hash": self._reference.data_hash,
+            "streams": [_describe(key, stream) for key, stream in self._streams.items()],
+        }
+
+    def _admit(self, keys: Sequence[tuple[str, str]]) -> list[_Stream]:
+        new = {StreamKey(*key) for key in keys} - self._streams.keys()
+        if len(self._streams) + len(new) > self._settings.max_streams:
+            raise BusyError(
+                "too many streams",
+                field="drift.max_streams",
+                value=len(self._streams) + len(new),
+                remedy=f"raise the limit of {self._settings.max_streams} or forget old ones",
+            )
+        for key in new:
+            sensor = SensorCheck(self._profile, self._settings.sensor) if self._profile else None
+            self._streams[key] = _Stream(sensor)
+        return [self._streams[StreamKey(*key)] for key in keys]
+
+    def _watch(
+        self, stream: _Stream, scores: dict[str, float], key: StreamKey, seq: int
+    ) -> list[Finding]:
+        stream.windows += 1
+        findings = []
+        for name, z in scores.items():
+            watch = stream.watches.get(name)
+            if watch is None:
+                watch = stream.watches[name] = _Watch(self._cusum(name))
+            watch.update(z, seq)
+            kind = self._judge(watch)
+            if kind is not None:
+                cusum = watch.cusum
+                findings.append(
+                    Finding(kind, name, key, seq, watch.onset_seq, cusum.statistic, cusum.threshold)
+                )
+        drifts = [finding for finding in findings if finding.kind == "drift"]
+        if drifts:
+            # Two detectors may fire at once; the earlier onset leaves no window of the new context
+            # out.
+            stream.drift = min(drifts, key=lambda finding: finding.onset_seq)
+            stream.context_start = stream.drift.onset_seq
+        return findings
+
+    def _judge(self, watch: _Watch) -> Literal["warn", "drift"] | None:
+        if watch.cusum.drift_detected:
+            return "drift"
+        warning = watch.cusum.statistic > self._settings.warn_fraction * watch.cusum.threshold
+        if warning and not watch.warned:
+            watch.warned = True
+            return "warn"
+        return None
+
+    def _cusum(self, name: str) -> Cusum:
+        return Cusum(self._calibration.thresholds[name], self._calibration.reference_value)
+
+
+def _calibrated(reference: Reference) -> Calibration:
+    calibration = reference.calibration
+    if calibration is None or calibration.thresholds.keys() != DETECTORS.keys():
+        raise DriftError(
+            "drift reference has no thresholds for these detectors",
+            field="reference",
+            value=sorted(calibration.thresholds) if calibration else None,
+            remedy="calibrate it first",
+        )
+    return calibration
+
+
+def _restart(stream: _Stream) -> None:
+    stream.watches = {}
+    stream.drift = None
+    stream.windows = 0
+
+
+def _sensor_findings(
+    sensor: SensorCheck, before: str | None, key: StreamKey, seq: int
+) -> list[Finding]:
+    if sensor.fault == before:
+        return []
+    if sensor.fault is None and before is not None:
+        return [Finding("sensor_ok", before, key, seq, sensor.since_seq)]
+    fault = sensor.fault or ""
+    return [Finding("sensor_fault", fault, key, seq, sensor.since_seq, channel=sensor.channel)]
+
+
+def _describe(key: StreamKey, stream: _Stream) -> dict[str, Any]:
+    return {
+        "client": key.client,
+        "stream": key.stream,
+        "seq": stream.seq,
+        "windows": stream.windows,
+        "drifted": stream.drift is not None,
+        "detector": stream.drift.detector if stream.drift else None,
+        "context_start": stream.context_start,
+        "sensor_fault": stream.sensor.fault if stream.sensor else None,
+        "statistics": {name: watch.cusum.statistic for name, watch in stream.watches.items()},
+    }

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgetuner.drift import (
+    DriftMonitor,
+    Finding,
+    MonitorSettings,
+    SensorProfile,
+    StreamKey,
+    calibrate,
+)
+from edgetuner.errors import BusyError, DriftError
+from tests.drift.synthetic import Windows, calibrated, reference, windows
+
+KEY, OTHER = StreamKey("watch", "wrist"), StreamKey("watch", "ankle")
+CHANGE = 240
+
+
+@pytest.fixture(scope="module")
+def home() -> Any:
+    return calibrated(run_length=5000)
+
+
+def stream(seed: int = 5, shift: float = 1.5) -> Windows:
+    """240 ordinary windows and then 240 shifted ones."""
+    rng = np.random.default_rng(seed)
+    before, after = windows(rng, 10), windows(rng, 10, shift=shift)
+    return Windows(*(np.concatenate(parts) for parts in zip(before, after, strict=True)))
+
+
+def signal(count: int) -> Any:
+    return np.random.default_rng(9).normal(size=(count, 2, 16)).astype(np.float32)
+
+
+def feed(
+    monitor: DriftMonitor, taken: Windows, key: tuple[str, str] = KEY, first: int = 0
+) -> list[Finding]:
+    count = len(taken.y)
+    return monitor.update_many(
+        [key] * count,
+        range(first, first + count),
+        signal(count),
+        taken.embedding,
+        taken.y,
+        taken.confidence,
+    )
+
+
+def drifts(findings: list[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.kind == "drift"]
+
+
+def test_a_shift_is_found_soon_and_its_beginning_is_known(home: Any) -> None:
+    monitor = DriftMonitor(home)
+    (drift,) = drifts(feed(monitor, stream()))
+    assert drift.key == KEY
+    assert CHANGE < drift.seq < CHANGE + 40
+    assert CHANGE - 5 <= drift.onset_seq <= CHANGE + 5
+    assert drift.statistic is not None and drift.threshold is not None
+    assert drift.statistic > drift.threshold
+    assert monitor.context_start(KEY) == drift.onset_seq
+    assert monitor.drifted(KEY)
+
+
+def test_ordinary_life_is_not_drift(home: Any) -> None:
+    monitor = DriftMonitor(home)
+    assert drifts(feed(monitor, windows(np.random.default_rng(6), 40))) == []
+    assert monitor.context_start(KEY) == 0
+    assert not monitor.drifted(KEY)
+
+
+def test_a_warning_comes_first_and_once(home: Any) -> None:
+    """Where thresholds are high enough for several windows; a leap may skip the warning."""
+    high = replace(home.calibration, thresholds={"embedding": 20.0, "confidence": 20.0})
+    findings = feed(DriftMonitor(home.with_calibration(high)), stream())
+    names = [(finding.kind, finding.detector) for finding in findings if finding.seq > CHANGE]
+    fired = [detector for kind, detector in names if kind == "drift"]
+    assert fired
+    assert all(names.count(("warn", detector)) == 1 for detector in fired)
+    assert names.index(("warn", fired[0])) < names.index(("drift", fired[0]))
+
+
+def test_one_by_one_is_the_same_as_together(home: Any) -> None:
+    taken, x = stream(), signal(480)
+    single, together = DriftMonitor(home), DriftMonitor(home)
+    found = []
+    for i in range(480):
+        found += single.update(
+            KEY, i, x[i], taken.embedding[i], int(taken.y[i]), float(taken.confidence[i])
+        )
+    expected = feed(together, taken)
+    assert [(f.kind, f.detector, f.seq, f.onset_seq) for f in found] == [
+        (f.kind, f.detector, f.seq, f.onset_seq) for f in expected
+    ]
+
+
+def test_streams_do_not_disturb_each_other(home: Any) -> None:
+    monitor = DriftMonitor(home)
+    shifted, calm = stream(), windows(np.random.default_rng(6), 20)
+    pairs = zip(shifted, calm, strict=True)
+    mixed = Windows(*(np.stack(p, 1).reshape(960, *p[0].shape[1:]) for p in pairs))
+    found = monitor.update_many(
+        [KEY, OTHER] * 480,
+        np.repeat(np.arange(480), 2).tolist(),
+        signal(960),
+        mixed.embedding,
+        mixed.y,
+        mixed.confidence,
+    )
+    assert drifts(found) == drifts(feed(DriftMonitor(home), shifted))
+    assert not monitor.drifted(OTHER)
+
+
+def test_drifted_until_swap_which_keeps_the_context(home: Any) -> None:
+    monitor = DriftMonitor(home)
+    (drift,) = drifts(feed(monitor, stream()))
+    more = windows(np.random.default_rng(7), 10, shift=3)
+    assert feed(monitor, more, first=480) == []  # it waits for an answer
+
+    rng = np.random.default_rng(8)
+    monitor.swap(calibrate(reference(rng, shift=3), 5000))
+    assert not monitor.drifted(KEY)
+    assert monitor.context_start(KEY) == drift.onset_seq
+    assert drifts(feed(monitor, windows(rng, 10, shift=3), first=720)) == []
+
+    (back,) = drifts(feed(monitor, windows(rng, 10), first=960))
+    assert monitor.context_start(KEY) == back.onset_seq >= 955
+
+
+def test_acknowledged_drift_is_watched_from_zero(home: Any) -> None:
+    monitor = DriftMonitor(home)
+    (drift,) = drifts(feed(monitor, stream()))
+    monitor.acknowledge(KEY)
+    assert not monitor.drifted(KEY)
+    assert monitor.context_start(KEY) == drift.onset_seq
+    assert monitor.state()["streams"][0]["statistics"] == {}
+    (again,) = drifts(feed(monitor, windows(np.random.default_rng(7), 10, shift=1.5), first=480))
+    assert again.onset_seq >= 480
+
+
+def test_swap_without_thresholds_is_refused_and_changes_nothing(home: Any) -> None:
+    monitor = DriftMonitor(home)
+    feed(monitor, stream())
+    before = monitor.state()
+    with pytest.raises(DriftError, match=r"has no thresholds.*calibrate it first"):
+        monitor.swap(reference(np.random.default_rng(0)))
+    assert monitor.state() == before
+
+
+def test_streams_are_bounded(home: Any) -> None:
+    monitor = DriftMonitor(home, MonitorSettings(max_streams=2))
+    some = windows(np.random.default_rng(6), 1)
+    feed(monitor, some, ("a", "1"))
+    feed(monitor, some, ("a", "2"))
+    with pytest.raises(BusyError, match=r"too many streams \(got 3\)"):
+        feed(monitor, some, ("a", "3"))
+    feed(monitor, some, ("a", "1"), first=24)
+    monitor.forget(("a", "1"))
+    feed(monitor, some, ("a", "3"))
+
+
+def test_bad_embeddings_take_nothing_in(home: Any) -> None:
+    monitor = DriftMonitor(home)
+    some = windows(np.random.default_rng(6), 1)
+    with pytest.raises(DriftError, match="not finite"):
+        feed(monitor, some._replace(embedding=some.embedding * np.nan))
+    assert monitor.state()["streams"] == []
+
+
+def test_windows_under_a_sensor_fault_are_not_drift(home: Any) -> None:
+    x = signal(480)
+    monitor = DriftMonitor(home, profile=SensorProfile.fit(x, 50))
+    broken = x.copy()
+    broken[CHANGE:, 1] = 0
+    taken = stream()
+    findings = monitor.update_many(
+        [KEY] * 480, range(480), broken, taken.embedding, taken.y, taken.confidence
+    )
+    told = [finding for finding in findings if finding.kind != "warn"]
+    assert told == [
+        Finding("sensor_fault", "flat_line", KEY, CHANGE + 2, onset_seq=CHANGE, channel=1)
+    ]
+    assert monitor.fault(KEY) == "flat_line"
+
+    calm = windows(np.random.default_rng(6), 1)
+    (over,) = monitor.update_many(
+        [KEY] * 24, range(480, 504), x[:24], calm.embedding, calm.y, calm.confidence
+    )
+    assert over == Finding("sensor_ok", "flat_line", KEY, 482, onset_seq=480)
+    assert monitor.fault(KEY) is None
+
+
+def test_the_rate_is_checked_where_it_is_told(home: Any) -> None:
+    x = signal(3)
+    monitor = DriftMonitor(home, profile=SensorProfile.fit(x, 50))
+    calm = windows(np.random.default_rng(6), 1, 3)
+    (fault,) = monitor.update_many(
+        [KEY] * 3, range(3), x, calm.embedding, calm.y, calm.confidence, hz=[100.0] * 3
+    )
+    assert (fault.kind, fault.detector, fault.channel) == ("sensor_fault", "rate", None)
+
+
+def test_state_is_json(home: Any) -> None:
+    monitor = DriftMonitor(home)
+    feed(monitor, stream())
+    state = json.loads(json.dumps(monitor.state()))
+    assert state["run_length"] == 5000
+    (told,) = state["streams"]
+    assert (told["client"], told["stream"]) == KEY
+    assert told["drifted"] is True
+    assert told["seq"] == 479
+    assert told["sensor_fault"] is None
+
+
+def test_unknown_streams_have_no_news(home: Any) -> None:
+    monitor = DriftMonitor(home)
+    assert monitor.context_start(KEY) == 0
+    assert not monitor.drifted(KEY)
+    assert monitor.fault(KEY) is None
+    monitor.acknowledge(KEY)
+    monitor.forget(KEY)
