@@ -12,6 +12,7 @@ DEMO_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
+PIP = $(BIN)/python -m pip install -q $(PIP_EXTRA_ARGS) -c $(CONSTRAINTS)
 # Written last, so that an installation that broke off is done again.
 STAMP := $(VENV)/.installed
 # The interpreters of JetPack 6.2 and 7.2.
@@ -33,8 +34,10 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	  { echo 'setup: $(PYTHON) is missing or older than 3.10; name another one: make setup PYTHON=python3.12' >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
 	  { echo 'setup: the venv module is missing; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
-	@$(BIN)/python -m pip install -q $(PIP_EXTRA_ARGS) -c $(CONSTRAINTS) -e '.[dev]' && \
-	  $(BIN)/python -m pip install -q $(PIP_EXTRA_ARGS) -c $(CONSTRAINTS) --no-deps seglearn || \
+	@echo 'setup: installing into $(VENV) with the pins of $(CONSTRAINTS); this takes some minutes'
+	@$(PIP) torch || \
+	  { echo 'setup: pip got no torch that the pins allow; its own message stands above.' >&2; cat tools/setup-help.txt >&2; exit 1; }
+	@$(PIP) -e '.[dev]' && $(PIP) --no-deps seglearn || \
 	  { echo 'setup: pip could not install everything; its own message stands above.' >&2; cat tools/setup-help.txt >&2; exit 1; }
 	@touch $@
 

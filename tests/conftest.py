@@ -24,7 +24,7 @@ RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture
 def ipc_dir() -> Iterator[Path]:
-    """A folder for sockets, whose addresses have at most 107 characters: `tmp_path` may be longer."""
+    """A folder for sockets: `tmp_path` may exceed the 107 characters that an address may have."""
     folder = Path(tempfile.mkdtemp(prefix="et-"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
