@@ -1,0 +1,3 @@
+"""From drift to a swap: admission, the training child, the ladder it climbs, the gate at its
+end.
+"""

@@ -1,0 +1,63 @@
+"""Admission: may an adaptation begin now? If not, the reason says what would unblock it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgetuner.config import Config
+from edgetuner.telemetry import Sample
+
+_MB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What admission depends on.
+
+    Attributes:
+        labels: labelled windows of the present context.
+        classes: different labels among them.
+        faults: streams whose sensor is faulty now, as client/stream.
+        board: the latest reading, or None.
+        spent_j: joules that training used in the last 24 hours.
+        wait_s: seconds until the cool-down is over; negative if it is.
+    """
+
+    labels: int
+    classes: int
+    faults: list[str]
+    board: Sample | None
+    spent_j: float
+    wait_s: float
+
+
+def refusal(situation: Situation, config: Config) -> str | None:
+    """Why not now, in words; None if the adaptation may begin.
+
+    What the board does not report cannot refuse anything: a laptop has no trip points.
+    """
+    adapt = config.adapt
+    if situation.wait_s > 0:
+        return "cool-down after the last adaptation"
+    if situation.faults:
+        return f"sensor fault on {', '.join(situation.faults)}: repair it first"
+    if situation.labels < adapt.min_labels:
+        return f"{situation.labels} labelled windows in this context, {adapt.min_labels} are needed"
+    if situation.classes < adapt.min_classes:
+        return f"labels of {situation.classes} classes, {adapt.min_classes} are needed"
+    board = situation.board
+    if board is not None and board.memory_available_bytes is not None:
+        free, needed = (
+            board.memory_available_bytes // _MB,
+            adapt.memory_budget_mb + adapt.min_available_mb,
+        )
+        if free < needed:
+            return f"{free} MB of memory free, {needed} MB are needed"
+    if board is not None and board.temperature_c:
+        zone, hottest = max(board.temperature_c.items(), key=lambda item: item[1])
+        if hottest > adapt.max_temperature_c:
+            return f"{zone} at {hottest:.0f} C, at most {adapt.max_temperature_c:.0f} C"
+    budget = adapt.energy_budget_j_per_day
+    if budget is not None and situation.spent_j >= budget:
+        return f"{situation.spent_j:.0f} J used for training in 24 hours, at most {budget:.0f} J"
+    return None

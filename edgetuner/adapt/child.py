@@ -1,0 +1,120 @@
+"""The training process, seen from the service: started, listened to, kept inside its budgets,
+ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgetuner.adapt import job as jobs
+from edgetuner.adapt.job import Job
+from edgetuner.errors import AdaptationError, BudgetError
+
+_LOOK_S = 0.2  # how often the child's memory is looked at
+_MB = 1024 * 1024
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+async def train(job: Job, progress: Progress) -> dict[str, Any]:
+    """Runs the job in a process of its own and returns its result.
+
+    Cancelling this coroutine kills the process.
+
+    Raises:
+        BudgetError: it was killed for its memory or its time.
+        AdaptationError: it ended without a candidate.
+    """
+    settings = job.ask.settings
+    with (job.path / jobs.LOG).open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "edgetuner.adapt.worker", os.fspath(job.path)),
+            stdin=asyncio.subprocess.PIPE,  # its end tells the child that we are gone
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
+            env=_environment(settings.threads),
+            start_new_session=True,  # Ctrl-C is for the service, which then ends the child
+        )
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.setpriority(os.PRIO_PROCESS, process.pid, settings.nice)
+    work = asyncio.gather(
+        _listen(process, job.ask.job, progress),
+        _guard_memory(process, settings.memory_budget_mb),
+    )
+    try:
+        await asyncio.wait_for(work, settings.deadline_s)
+    except asyncio.TimeoutError:
+        raise BudgetError(
+            "training took too long",
+            field="adapt.deadline_s",
+            value=settings.deadline_s,
+            remedy="raise it, or lower adapt.steps or adapt.max_windows",
+        ) from None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    return _result(job, process.returncode)
+
+
+async def _listen(process: asyncio.subprocess.Process, name: str, progress: Progress) -> None:
+    assert process.stdout is not None
+    async for line in process.stdout:
+        with contextlib.suppress(ValueError):  # a library that prints is not our business
+            progress({"job": name, **json.loads(line)})
+    await process.wait()
+
+
+async def _guard_memory(process: asyncio.subprocess.Process, budget_mb: int) -> None:
+    """Kills the child at its budget: a cgroup limit does not see CUDA memory on every board."""
+    while process.returncode is None:
+        resident = _resident_bytes(process.pid)
+        if resident is not None and resident > budget_mb * _MB:
+            process.kill()
+            raise BudgetError(
+                "training needed more memory than it was given",
+                field="adapt.memory_budget_mb",
+                value=f"{resident // _MB} MB of {budget_mb} MB",
+                remedy="raise it, or lower adapt.batch_size or adapt.max_windows",
+            )
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(process.wait(), _LOOK_S)
+
+
+def _resident_bytes(pid: int) -> int | None:
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _environment(threads: int) -> dict[str, str]:
+    env = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
+    return env | {"OMP_NUM_THREADS": str(threads)}
+
+
+def _result(job: Job, code: int | None) -> dict[str, Any]:
+    result = job.result()
+    if result is None:
+        ending = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        raise AdaptationError(
+            "the training process ended without a result",
+            field=job.ask.job,
+            value=ending,
+            remedy=f"read {job.path / jobs.LOG}",
+        )
+    if "error" in result:
+        raise AdaptationError(
+            f"training failed: {result['error']['message']}",
+            field=job.ask.job,
+            remedy=f"see {job.path}",
+        )
+    return result

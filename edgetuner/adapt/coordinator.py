@@ -1,0 +1,475 @@
+"""From drift to a swap, and back if it was wrong: one coroutine, told once.
+
+    watching -> drifted -> admitted -> training -> gate -> swapped in, on probation -> promoted
+                   |           |          |          |                    |
+                deferred    (waits)    failed     refused            rolled back
+
+Whatever fails leaves the champion untouched and says why, on the status socket and in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetuner.adapt import job as jobs
+from edgetuner.adapt.admission import Situation, refusal
+from edgetuner.adapt.child import train
+from edgetuner.adapt.faults import Faults
+from edgetuner.adapt.gate import Verdict, judge, mcnemar
+from edgetuner.adapt.job import Ask, Job, Windows
+from edgetuner.config import Config
+from edgetuner.drift.monitor import Finding
+from edgetuner.errors import AdaptationError, BusyError, EdgetunerError, RegistryError
+from edgetuner.inference import ModelVersion
+from edgetuner.pipeline import Pipeline
+from edgetuner.registry import Registry
+from edgetuner.store import Context
+from edgetuner.telemetry import Sample, Telemetry
+
+StreamKey = tuple[str, str]
+Publish = Callable[[str, dict[str, Any]], None]
+
+_TICK_S = 1.0  # cool-downs and free memory change without anybody saying so
+_LATER = 1000  # labelled windows, newest first, that a gate or a probation looks at
+_MIN_EVIDENCE = 8  # labelled windows before probation may end badly
+
+
+@dataclass
+class Probation:
+    """The time in which a new version has to prove itself beside the one before it.
+
+    Attributes:
+        previous: the version before, kept in memory; it predicts the labelled windows too.
+        starts: first sequence number of each stream after the swap.
+        windows: predicted since the swap.
+        right: row of a labelled window -> (new version right, previous version right).
+    """
+
+    previous: ModelVersion
+    starts: dict[StreamKey, int]
+    windows: int = 0
+    right: dict[int, tuple[bool, bool]] = field(default_factory=dict)
+
+    def p_previous_better(self) -> float:
+        """McNemar's p-value that the previous version is no better than the new one."""
+        pairs = np.array(list(self.right.values()), dtype=bool).reshape(-1, 2)
+        return mcnemar(better=pairs[:, 1], worse=pairs[:, 0])
+
+
+class Coordinator:
+    """Decides when to adapt, has it done, and watches over the result.
+
+    Args:
+        config: gives the configuration in force, which a reload may change.
+        pipeline: the live path.
+        registry: versions on disk.
+        telemetry: for admission, and told which phase energy is used in.
+        publish: (topic, data) to the status socket.
+        device: where candidates are loaded, `cpu` or `cuda`.
+        clock: seconds that cool-downs are counted in.
+    """
+
+    def __init__(
+        self,
+        config: Callable[[], Config],
+        pipeline: Pipeline,
+        registry: Registry,
+        telemetry: Telemetry,
+        publish: Publish,
+        device: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config
+        self._pipeline = pipeline
+        self._registry = registry
+        self._telemetry = telemetry
+        self._publish = publish
+        self._device = device
+        self._clock = clock
+        self._jobs = config().state_dir / "jobs"
+        self._wake = asyncio.Event()
+        self._busy = asyncio.Lock()  # one transition at a time: adaptation, review, operator
+        self._drifted: dict[StreamKey, str] = {}
+        self._faults = Faults()
+        self._requested: str | None = None
+        self._training: asyncio.Task[dict[str, Any]] | None = None
+        self._probation: Probation | None = None
+        self._failures = 0
+        self._not_before = float("-inf")
+        self._spent_j: list[tuple[float, float]] = []
+        self.state = "watching"
+        self.paused = False
+        self.deferred: str | None = None
+        self.counts = dict.fromkeys(
+            ("adaptations", "swaps", "refused", "failed", "promotions", "rollbacks"), 0
+        )
+        self.last: dict[str, Any] = {}
+        self.board: Sample | None = None  # the latest reading; whoever reads the board sets it
+
+    # ------------------------------------------------------------------ what it is told
+
+    def on_findings(self, findings: Sequence[Finding]) -> None:
+        """The detectors found something."""
+        for finding in findings:
+            self._faults.note(finding)
+            if finding.kind == "drift" and self._config().drift.enabled:
+                self._drifted[finding.key] = f"{finding.detector} drift in {'/'.join(finding.key)}"
+                self._wake.set()
+
+    def on_predictions(self, count: int) -> None:
+        """`count` more windows were predicted."""
+        if self._probation is not None:
+            self._probation.windows += count
+            self._wake.set()
+
+    def on_labels(self) -> None:
+        """More windows have labels."""
+        self._wake.set()
+
+    def describe(self) -> dict[str, Any]:
+        """The state, for the status socket."""
+        about: dict[str, Any] = {"state": "paused" if self.paused else self.state, **self.counts}
+        if self._drifted:
+            about["drifted"] = ["/".join(key) for key in sorted(self._drifted)]
+        if self.deferred is not None:
+            about["deferred"] = self.deferred
+        if self._probation is not None:
+            about["probation"] = {
+                "windows": self._probation.windows,
+                "labels": len(self._probation.right),
+            }
+        return about | ({"last": self.last} if self.last else {})
+
+    # ------------------------------------------------------------------ what operators ask
+
+    def request(self, why: str) -> None:
+        """Adapt as soon as it is admitted, drift or not. Raises BusyError if one is under way."""
+        if self.paused or self._training is not None or self._probation is not None:
+            raise BusyError(
+                "cannot begin an adaptation now",
+                field="adapt",
+                value=self.describe()["state"],
+                remedy="wait until it is over, or resume; `edgetuner status` shows it",
+            )
+        self._requested = why
+        self._not_before = float("-inf")
+        self._wake.set()
+
+    def pause(self) -> None:
+        """Start no adaptation; end the training under way. The live model keeps predicting."""
+        self.paused = True
+        if self._training is not None:
+            self._training.cancel()
+        self._tell()
+
+    def resume(self) -> None:
+        """Adapt again when it is called for."""
+        self.paused = False
+        self._wake.set()
+        self._tell()
+
+    async def promote(self, version: str, reason: str) -> str:
+        """Makes a version the champion, now. Returns its id."""
+        path = self._registry.path(version)
+        async with self._busy:
+            self._probation = None
+            await self._serve(path)
+            self._registry.promote(path.name, reason)
+            self.counts["promotions"] += 1
+            self._settle("promoted", version=path.name, reason=reason)
+        return path.name
+
+    async def rollback(self, reason: str) -> str:
+        """Takes back the version on probation, or else the champion. Returns the version live
+        now.
+        """
+        async with self._busy:
+            if self._probation is not None:
+                return await self._roll_back(self._probation, reason)
+            if self._registry.aliases.previous is None:
+                raise RegistryError(
+                    "there is no previous version to go back to",
+                    field="previous",
+                    remedy="name one: `edgetuner models promote VERSION`",
+                )
+            await self._serve(self._registry.path("previous"))
+            version = self._registry.restore_previous(reason)
+            self.counts["rollbacks"] += 1
+            self._settle("rollback", version=version, reason=reason)
+            return version
+
+    # ------------------------------------------------------------------ what it does by itself
+
+    async def run(self) -> None:
+        """Considers the situation whenever it has changed, until cancelled."""
+        while True:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), _TICK_S)
+            self._wake.clear()
+            await self.consider()
+
+    async def consider(self) -> None:
+        """One look at the situation, and the step that it calls for."""
+        async with self._busy:
+            if self._probation is not None:
+                await self._review(self._probation)
+            elif not self.paused and (self._drifted or self._requested):
+                await self._adapt()
+
+    async def _adapt(self) -> None:
+        why = self._requested or "; ".join(self._drifted.values())
+        context = await self._context()
+        reason = refusal(self._situation(context), self._config())
+        if reason is not None:
+            self._defer(reason)
+            return
+        self.deferred = None
+        self._requested = None
+        self.counts["adaptations"] += 1
+        try:
+            job = await self._prepare(context, why)
+            result = await self._train(job)
+            candidate = await self._recheck(job)
+            verdict = await self._gate(job, candidate, context)
+            self.last = {"job": job.ask.job, "rung": result["rung"], "gate": verdict.to_wire()}
+            self.last |= {
+                name: result[name]
+                for name in ("train_seconds", "trained_fraction", "core_norm", "peak_rss_bytes")
+                if name in result
+            }
+            if verdict.passed:
+                await self._swap(job, candidate, verdict)
+            else:
+                self.counts["refused"] += 1
+                self._back_off()
+                self._settle("refused", job=job.ask.job, **verdict.to_wire())
+        except EdgetunerError as error:
+            self.counts["failed"] += 1
+            self._back_off()
+            self._settle("adaptation_failed", error=error.to_wire())
+
+    async def _context(self) -> Context:
+        """The windows of the present context: since its last drift for each stream, without sensor
+        faults.
+        """
+        keys = await self._pipeline.stored(lambda store: list(store.next_seqs()))
+        starts = await self._pipeline.watched(
+            lambda monitor: {key: monitor.context_start(key) for key in keys}
+        )
+        most = self._config().adapt.max_windows
+        context = await self._pipeline.stored(lambda store: store.context(starts, most))
+        return context.take(~self._faults.cover(context))
+
+    def _situation(self, context: Context) -> Situation:
+        labelled = context.y[context.y >= 0]
+        day_ago = time.time() - 86400
+        return Situation(
+            labels=len(labelled),
+            classes=len(np.unique(labelled)),
+            faults=self._faults.standing(),
+            board=self.board,
+            spent_j=sum(j for t, j in self._spent_j if t > day_ago),
+            wait_s=self._not_before - self._clock(),
+        )
+
+    async def _prepare(self, context: Context, why: str) -> Job:
+        config = self._config()
+        self._enter("training", "adaptation_started", why=why)
+        windows = Windows(
+            x=context.x,
+            y=context.y,
+            stream=context.stream,
+            t_ns=context.t_ns,
+            split=jobs.split(
+                context.y,
+                context.stream,
+                context.t_ns,
+                share=config.adapt.holdout,
+                window_ns=round(1e9 * self._length_s()),
+            ),
+        )
+        ask = Ask(
+            job=jobs.new_id(self.counts["adaptations"]),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            why=why,
+            settings=config.adapt,
+            allow_factories=config.inference.allow_factories,
+        )
+        base = self._registry.path(self._pipeline.version.id)
+        return await asyncio.to_thread(Job.create, self._jobs, ask, base, windows)
+
+    async def _train(self, job: Job) -> dict[str, Any]:
+        self._telemetry.phase("train")
+        before = self._telemetry.energy_j().get("train", 0.0)
+        self._training = asyncio.ensure_future(
+            train(job, lambda progress: self._publish("status.adaptation", progress))
+        )
+        try:
+            return await self._training
+        except asyncio.CancelledError:
+            if not self._training.cancelled():
+                self._training.cancel()
+                raise  # the service is going down
+            raise AdaptationError(
+                "stopped by an operator", field=job.ask.job, remedy="resume to adapt again"
+            ) from None
+        finally:
+            self._training = None
+            self._telemetry.phase("infer")
+            spent = self._telemetry.energy_j().get("train", 0.0) - before
+            self._spent_j.append((time.time(), spent))
+            jobs.prune(self._jobs, self._config().adapt.keep_jobs)
+
+    async def _recheck(self, job: Job) -> ModelVersion:
+        """Takes the candidate into the registry and loads it from there, hashes and all, off the
+        hot path.
+        """
+        self._enter("gate", "gate")
+        await asyncio.to_thread(self._registry.add, job.path / jobs.CANDIDATE)
+        return await self._load(self._registry.path(self._version_of(job)))
+
+    @staticmethod
+    def _version_of(job: Job) -> str:
+        result = job.result() or {}
+        return str(result["version"])
+
+    async def _gate(self, job: Job, candidate: ModelVersion, context: Context) -> Verdict:
+        """Judges on the windows held out from training, and on those labelled since it began."""
+        windows = await asyncio.to_thread(job.windows)
+        x, y = windows.labelled(jobs.HOLDOUT)
+        later = await self._pipeline.stored(
+            lambda store: store.context(context.ends(), _LATER, labelled=True)
+        )
+        x, y = np.concatenate([x, later.x]), np.concatenate([y, later.y])
+        champion = await self._predict_live(x)
+        proposed = await asyncio.to_thread(_predict, candidate, x)
+        return judge(y, champion, proposed, self._config().gate)
+
+    async def _predict_live(self, x: NDArray[np.float32]) -> NDArray[np.int64]:
+        """The champion's answers, in small batches between the live ones."""
+        parts = [
+            await self._pipeline.modelled(
+                lambda part=part: self._pipeline.version.predict(part).predicted  # type: ignore[misc]
+            )
+            for part in np.array_split(x, max(1, len(x) // 32))
+            if len(part)
+        ]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    async def _swap(self, job: Job, candidate: ModelVersion, verdict: Verdict) -> None:
+        starts = await self._pipeline.stored(lambda store: store.next_seqs())
+        self._registry.begin_probation(candidate.id, verdict.reason)
+        previous = await self._pipeline.swap(candidate)
+        self._probation = Probation(previous, starts)
+        self._drifted.clear()
+        self._failures = 0
+        self.counts["swaps"] += 1
+        self._enter(
+            "probation",
+            "swap",
+            job=job.ask.job,
+            version=candidate.id,
+            previous=previous.id,
+            gate=verdict.to_wire(),
+            **{k: v for k, v in self.last.items() if k not in ("job", "gate")},
+        )
+
+    async def _review(self, probation: Probation) -> None:
+        settings = self._config().probation
+        await self._compare(probation)
+        p = probation.p_previous_better()
+        if len(probation.right) >= _MIN_EVIDENCE and p <= settings.max_p_value:
+            await self._roll_back(probation, f"the previous version is better, p = {p:.3g}")
+        elif len(probation.right) >= settings.labels or probation.windows >= settings.windows:
+            evidence = (
+                f"{len(probation.right)} labelled of {probation.windows} windows, p = {p:.3g}"
+            )
+            self._probation = None
+            version = self._pipeline.version.id
+            self._registry.promote(version, evidence)
+            self._registry.prune()
+            self.counts["promotions"] += 1
+            self._not_before = self._clock() + self._config().adapt.cooldown_s
+            self._settle("promoted", version=version, reason=evidence)
+
+    async def _compare(self, probation: Probation) -> None:
+        """Lets the previous version predict what has been labelled since the last look."""
+        context = await self._pipeline.stored(
+            lambda store: store.context(probation.starts, _LATER, labelled=True)
+        )
+        new = context.version == self._pipeline.version.id
+        new &= ~np.isin(context.row, list(probation.right))
+        if not new.any():
+            return
+        new &= ~self._faults.cover(context)
+        y, live = context.y[new], context.predicted[new]
+        previous = await asyncio.to_thread(_predict, probation.previous, context.x[new])
+        for row, a, b in zip(context.row[new], live == y, previous == y, strict=True):
+            probation.right[int(row)] = (bool(a), bool(b))
+
+    async def _roll_back(self, probation: Probation, reason: str) -> str:
+        taken = await self._pipeline.swap(probation.previous)
+        self._probation = None
+        self._registry.end_probation(reason)
+        self.counts["rollbacks"] += 1
+        self._back_off()
+        version = probation.previous.id
+        self._settle("rollback", version=version, taken_back=taken.id, reason=reason)
+        return version
+
+    # ------------------------------------------------------------------ small things
+
+    async def _serve(self, path: Path) -> None:
+        await self._pipeline.swap(await self._load(path))
+        self._drifted.clear()
+
+    async def _load(self, path: Path) -> ModelVersion:
+        allowed = self._config().inference.allow_factories
+        return await asyncio.to_thread(
+            lambda: ModelVersion.load(path, device=self._device, allow_factories=allowed)
+        )
+
+    def _length_s(self) -> float:
+        manifest = self._pipeline.version.manifest
+        return manifest.length / manifest.hz
+
+    def _back_off(self) -> None:
+        wait = self._config().adapt.cooldown_s * 2**self._failures
+        self._failures = min(self._failures + 1, 10)
+        self._not_before = self._clock() + wait
+
+    def _defer(self, reason: str) -> None:
+        self.state = "drifted" if self._drifted else "requested"
+        if reason != self.deferred:
+            self.deferred = reason
+            self._publish("event.deferred", {"reason": reason})
+            self._tell()
+
+    def _enter(self, state: str, event: str, **facts: Any) -> None:
+        self.state = state
+        self._publish(f"event.{event}", facts)
+        self._tell()
+
+    def _settle(self, event: str, **facts: Any) -> None:
+        self._enter("drifted" if self._drifted else "watching", event, **facts)
+
+    def _tell(self) -> None:
+        self._publish("status.adaptation", self.describe())
+
+
+def _predict(version: ModelVersion, x: NDArray[np.float32]) -> NDArray[np.int64]:
+    if not len(x):
+        return np.empty(0, np.int64)
+    return np.concatenate(
+        [version.predict(part).predicted for part in np.array_split(x, -(-len(x) // 64))]
+    )

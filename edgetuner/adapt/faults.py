@@ -1,0 +1,41 @@
+"""When each sensor was faulty: nothing of these times is trained on, or judged by."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetuner.drift.monitor import Finding
+from edgetuner.store import Context
+
+StreamKey = tuple[str, str]
+_OPEN = 2**63 - 1  # the end of a fault that still stands
+
+
+class Faults:
+    """Ranges of sequence numbers in which a stream's sensor was faulty."""
+
+    def __init__(self) -> None:
+        self._ranges: defaultdict[StreamKey, list[tuple[int, int]]] = defaultdict(list)
+
+    def note(self, finding: Finding) -> None:
+        """Takes in a `sensor_fault` or `sensor_ok`; other findings do not matter."""
+        ranges = self._ranges[finding.key] if finding.kind.startswith("sensor") else []
+        if finding.kind == "sensor_fault":
+            ranges.append((finding.onset_seq, _OPEN))
+        elif finding.kind == "sensor_ok" and ranges:
+            ranges[-1] = (ranges[-1][0], finding.onset_seq)
+
+    def standing(self) -> list[str]:
+        """The streams whose sensor is faulty now, as client/stream."""
+        return sorted("/".join(k) for k, ranges in self._ranges.items() if ranges[-1][1] == _OPEN)
+
+    def cover(self, context: Context) -> NDArray[np.bool_]:
+        """Which of the windows of a context fall into such a time, (N,)."""
+        covered = np.zeros(len(context), bool)
+        for index, key in enumerate(context.keys):
+            for first, end in self._ranges.get(key, ()):
+                covered |= (context.stream == index) & (context.seq >= first) & (context.seq < end)
+        return covered

@@ -1,0 +1,207 @@
+"""The job directory: all that an adaptation needs and all that it gave, so it can be replayed at a
+desk.
+
+    job.json              what was asked: settings, classes, why
+    base/                 the champion it starts from, a whole bundle
+    windows.safetensors   x, y, split, stream, t_ns
+    log.txt               standard error of the training process
+    result.json           what came of it: rungs, evidence, times, or the error
+    candidate/            the new version, a whole bundle
+
+`python -m edgetuner.adapt.worker JOB` does the work again, on any machine with torch.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+
+from edgetuner.config import AdaptConfig
+from edgetuner.errors import AdaptationError, StoreError
+
+TRAIN: Final = 0
+HOLDOUT: Final = 1
+NEITHER: Final = 2  # shares samples with a held-out window
+
+JOB, WINDOWS, LOG, RESULT, BASE, CANDIDATE = (
+    "job.json",
+    "windows.safetensors",
+    "log.txt",
+    "result.json",
+    "base",
+    "candidate",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """The windows of an adaptation, in time order within each stream.
+
+    Attributes:
+        x: raw windows, float32 (N, C, T).
+        y: class index, int64 (N,); -1 where there is no label.
+        stream: index of the stream each came from, int64 (N,).
+        t_ns: Unix time of the first sample, int64 (N,).
+        split: `TRAIN`, `HOLDOUT` or `NEITHER`, int64 (N,).
+    """
+
+    x: NDArray[np.float32]
+    y: NDArray[np.int64]
+    stream: NDArray[np.int64]
+    t_ns: NDArray[np.int64]
+    split: NDArray[np.int64]
+
+    def labelled(self, split: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """(x, y) of the labelled windows of one split."""
+        rows = (self.split == split) & (self.y >= 0)
+        return self.x[rows], self.y[rows]
+
+    def unheld(self) -> NDArray[np.float32]:
+        """x of every window, labelled or not, that shares nothing with a held-out one."""
+        free: NDArray[np.float32] = self.x[self.split == TRAIN]
+        return free
+
+
+class Ask(BaseModel):
+    """What an adaptation is asked to do: `job.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    job: str
+    created: str = Field(description="UTC, ISO 8601")
+    why: str
+    settings: AdaptConfig
+    calibration: dict[str, float] = Field(
+        default_factory=dict, description="how the candidate's drift thresholds are calibrated"
+    )
+    allow_factories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job directory."""
+
+    path: Path
+    ask: Ask
+
+    @classmethod
+    def create(cls, folder: Path, ask: Ask, base: Path, windows: Windows) -> Job:
+        """Writes a new job directory below `folder`. Raises StoreError if that fails."""
+        path = folder / ask.job
+        try:
+            path.mkdir(parents=True, mode=0o750)
+            shutil.copytree(base, path / BASE)
+            arrays = {
+                name: np.ascontiguousarray(getattr(windows, name))
+                for name in ("x", "y", "stream", "t_ns", "split")
+            }
+            (path / WINDOWS).write_bytes(safetensors.numpy.save(arrays))
+            (path / JOB).write_text(ask.model_dump_json(indent=1))
+        except OSError as error:
+            shutil.rmtree(path, ignore_errors=True)
+            raise StoreError(
+                "cannot write the job",
+                field=str(path),
+                value=error.strerror,
+                remedy="free some disk space",
+            ) from None
+        return cls(path, ask)
+
+    @classmethod
+    def open(cls, path: Path) -> Job:
+        """Reads a job directory. Raises AdaptationError if it is not one."""
+        try:
+            return cls(path, Ask.model_validate_json((path / JOB).read_bytes()))
+        except (OSError, ValidationError) as error:
+            raise AdaptationError(
+                "is not a job directory", field=str(path), value=" ".join(str(error).split())
+            ) from None
+
+    def windows(self) -> Windows:
+        """The windows. Raises AdaptationError if the file is damaged."""
+        try:
+            return Windows(**safetensors.numpy.load_file(self.path / WINDOWS))
+        except (OSError, SafetensorError, TypeError) as error:
+            raise AdaptationError(
+                "cannot be read", field=str(self.path / WINDOWS), value=str(error)
+            ) from None
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Leaves `result.json`, whole or not at all."""
+        staging = self.path / f"{RESULT}.incoming"
+        staging.write_text(json.dumps(result, indent=1))
+        staging.replace(self.path / RESULT)
+
+    def result(self) -> dict[str, Any] | None:
+        """What `write_result` left; None if the process ended before that."""
+        try:
+            result: dict[str, Any] = json.loads((self.path / RESULT).read_text())
+        except (OSError, ValueError):
+            return None
+        return result
+
+
+def new_id(number: int) -> str:
+    """A name for a job that sorts by time."""
+    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{number:04d}"
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Removes the oldest job directories, down to `keep`."""
+    jobs = sorted(path for path in folder.iterdir() if path.is_dir())
+    for path in jobs[: max(0, len(jobs) - keep)]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def split(
+    y: NDArray[np.int64],
+    stream: NDArray[np.int64],
+    t_ns: NDArray[np.int64],
+    *,
+    share: float,
+    window_ns: int,
+) -> NDArray[np.int64]:
+    """Holds out the last `share` in time of the labelled windows of each class.
+
+    Windows of the same stream that overlap a held-out one in time share samples with it, so they
+    are left out of training altogether. A class with a single labelled window is trained on, not
+    held out.
+
+    Args:
+        y: class index or -1, (N,).
+        stream: stream index, (N,).
+        t_ns: start of each window, nanoseconds, (N,).
+        share: in (0, 1).
+        window_ns: duration of a window in nanoseconds.
+
+    Returns:
+        `TRAIN`, `HOLDOUT` or `NEITHER` for each window, int64 (N,).
+    """
+    parts = np.full(len(y), TRAIN, np.int64)
+    for label in np.unique(y[y >= 0]):
+        rows = np.flatnonzero(y == label)
+        rows = rows[np.argsort(t_ns[rows], kind="stable")]
+        held = min(len(rows) - 1, int(np.ceil(share * len(rows))))
+        parts[rows[len(rows) - held :]] = HOLDOUT
+    for s in np.unique(stream):
+        mine = np.flatnonzero(stream == s)
+        held_at = np.sort(t_ns[mine[parts[mine] == HOLDOUT]])
+        free = mine[parts[mine] == TRAIN]
+        if not len(held_at) or not len(free):
+            continue
+        after = np.searchsorted(held_at, t_ns[free])
+        next_held = held_at[np.minimum(after, len(held_at) - 1)]
+        last_held = held_at[np.maximum(after - 1, 0)]
+        distance = np.minimum(np.abs(next_held - t_ns[free]), np.abs(t_ns[free] - last_held))
+        parts[free[distance < window_ns]] = NEITHER
+    return parts

@@ -1,0 +1,197 @@
+"""The ladder: statistics, closed-form head, LoRA-Edge cores, each started from the rung below.
+
+Every rung gives a whole model that could be served. Which one is used is decided by what it does on
+held-out windows, never by assumption.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgetuner.metrics import macro_f1
+from edgetuner.adapt.train import train_cores
+from edgetuner.config import AdaptConfig
+from edgetuner.models import embed
+from edgetuner.peft.head import solve
+from edgetuner.peft.lora_edge import LoraEdge
+from edgetuner.peft.statistics import reestimate
+
+_CHUNK = 64  # windows a forward pass; bounds the memory of everything but training
+
+
+class Report(Protocol):
+    """Takes what the child wants the service to know: a rung, and facts about it."""
+
+    def __call__(self, rung: str, **facts: Any) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What the rungs work with; windows are normalised, float32 (·, C, T).
+
+    Attributes:
+        x, y: labelled windows to train on.
+        unlabelled: every window of the present context but the held-out ones and their neighbours.
+        held_x, held_y: labelled windows for the choice between rungs and for the gate.
+        source_x, source_y: exemplars; they keep the place of classes without a labelled window.
+        classes: K.
+        head: name of the module's last linear layer.
+    """
+
+    x: Tensor
+    y: Tensor
+    unlabelled: Tensor
+    held_x: Tensor
+    held_y: Tensor
+    source_x: Tensor
+    source_y: Tensor
+    classes: int
+    head: str
+
+    def with_source(self) -> tuple[Tensor, Tensor]:
+        """The labelled windows, and exemplars of the classes that have none."""
+        absent = ~torch.isin(self.source_y, self.y)
+        return (
+            torch.cat([self.x, self.source_x[absent]]),
+            torch.cat([self.y, self.source_y[absent]]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Climbed:
+    """One rung's model and its evidence.
+
+    Attributes:
+        rung: its name.
+        module: the whole dense model, in eval mode, with the base's keys.
+        held_f1: macro-F1 on the held-out windows, or None if there are none.
+        seconds: what the rung took.
+        facts: trained weights, trained fraction, norm of the cores, as far as it has them.
+    """
+
+    rung: str
+    module: nn.Module
+    held_f1: float | None
+    seconds: float
+    facts: dict[str, float]
+
+    def to_wire(self) -> dict[str, Any]:
+        """JSON-compatible evidence."""
+        wire: dict[str, Any] = {"rung": self.rung, "seconds": round(self.seconds, 3), **self.facts}
+        return wire if self.held_f1 is None else wire | {"held_f1": round(self.held_f1, 4)}
+
+
+def climb(
+    module: nn.Module, material: Material, settings: AdaptConfig, report: Report
+) -> list[Climbed]:
+    """Takes the rungs of `settings.rungs` in turn; returns each, in that order.
+
+    Args:
+        module: the champion, in eval mode; not changed.
+    """
+    climbed: list[Climbed] = []
+    for rung in settings.rungs:
+        start = time.perf_counter()
+        module, facts = RUNGS[rung](module, material, settings, report)
+        seconds = time.perf_counter() - start
+        climbed.append(Climbed(rung, module, held_f1(module, material), seconds, facts))
+        report(**climbed[-1].to_wire())
+    return climbed
+
+
+def best(climbed: list[Climbed]) -> Climbed:
+    """The rung with the highest held-out macro-F1; of equals, the later one has adapted more of the
+    model.
+    """
+    return max(enumerate(climbed), key=lambda pair: (pair[1].held_f1 or 0.0, pair[0]))[1]
+
+
+def statistics(
+    module: nn.Module, material: Material, settings: AdaptConfig, report: Report
+) -> tuple[nn.Module, dict[str, float]]:
+    """Batch-norm statistics of the unlabelled windows."""
+    adapted = copy.deepcopy(module)
+    adapted.load_state_dict(
+        reestimate(module, torch.split(material.unlabelled, _CHUNK)), strict=False
+    )
+    return adapted.eval(), {"trained": 0, "trained_fraction": 0.0}
+
+
+def head(
+    module: nn.Module, material: Material, settings: AdaptConfig, report: Report
+) -> tuple[nn.Module, dict[str, float]]:
+    """The last linear layer, solved in closed form on the features of the labelled windows."""
+    adapted = copy.deepcopy(module)
+    x, y = material.with_source()
+    features = _features(module, x, material.head)
+    solved = solve(features, y, material.classes)
+    layer = adapted.get_submodule(material.head)
+    assert isinstance(layer, nn.Linear)
+    with torch.no_grad():
+        layer.weight.copy_(solved.weight)
+        if layer.bias is not None:
+            layer.bias.copy_(solved.bias)
+    trained = sum(p.numel() for p in layer.parameters())
+    total = sum(p.numel() for p in adapted.parameters())
+    facts = {"trained": trained, "trained_fraction": trained / total}
+    return adapted, facts | {"loo_error": float(solved.loo_error)}
+
+
+def cores(
+    module: nn.Module, material: Material, settings: AdaptConfig, report: Report
+) -> tuple[nn.Module, dict[str, float]]:
+    """The LoRA-Edge cores, with batch-norm shifts and head; fused into the dense kernels."""
+    adapter = LoraEdge(
+        module,
+        rank=settings.rank,
+        decomposition=settings.decomposition,
+        batch_norm_beta=settings.batch_norm_beta,
+        head=material.head,
+    )
+    x, y = material.with_source()
+    losses = train_cores(
+        adapter, x, y, settings, lambda step, loss: report("cores", step=step, loss=round(loss, 5))
+    )
+    adapted = copy.deepcopy(module)
+    adapted.load_state_dict(adapter.fused_state())
+    return adapted.eval(), {
+        "trained": adapter.trained(),
+        "trained_fraction": adapter.trained_fraction(),
+        "core_norm": adapter.core_norm(),
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+    }
+
+
+RUNGS: dict[str, Callable[..., tuple[nn.Module, dict[str, float]]]] = {
+    "statistics": statistics,
+    "head": head,
+    "cores": cores,
+}
+
+
+def held_f1(module: nn.Module, material: Material) -> float | None:
+    """Macro-F1 of the module on the held-out windows."""
+    if not len(material.held_y):
+        return None
+    return macro_f1(material.held_y.numpy(), predict(module, material.held_x))
+
+
+def predict(module: nn.Module, x: Tensor) -> NDArray[np.int64]:
+    """Class indices of normalised windows, (N,)."""
+    with torch.inference_mode():
+        return torch.cat([module(chunk).argmax(1) for chunk in torch.split(x, _CHUNK)]).numpy()
+
+
+def _features(module: nn.Module, x: Tensor, head: str) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([embed(module, chunk, head)[1] for chunk in torch.split(x, _CHUNK)])

@@ -1,0 +1,226 @@
+"""The training process: one job in, one candidate out, then gone, and its memory with it.
+
+    python -m edgetuner.adapt.worker JOB
+
+It says what it does on standard output, one JSON object a line, and leaves `result.json` and
+`candidate/` in the job directory. It ends at once when its standard input closes, so it never
+outlives the service.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgetuner.adapt import job as jobs
+from edgetuner.adapt.job import Job, Windows
+from edgetuner.adapt.ladder import Climbed, Material, best, climb
+from edgetuner.bundle import Bundle, Tensors, describe, write_bundle
+from edgetuner.drift.calibrate import MIN_WINDOWS, calibrate
+from edgetuner.drift.conformal import Reference
+from edgetuner.errors import AdaptationError, EdgetunerError
+from edgetuner.factories import build_module
+from edgetuner.models import embed
+
+_CHUNK = 64
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Does the job and returns what goes into `result.json`.
+
+    Raises:
+        EdgetunerError: no candidate; the message says why.
+    """
+    settings = job.ask.settings
+    torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
+    start = time.perf_counter()
+    base = Bundle.load(job.path / jobs.BASE)
+    module = build_module(base, job.ask.allow_factories)
+    windows = job.windows()
+    material = _material(base, windows)
+    climbed = climb(module, material, settings, _report)
+    chosen = best(climbed)
+    _report("reference")
+    reference, calibrated_on = _reference(base, chosen.module, material, windows, job.ask)
+    facts = {
+        "job": job.ask.job,
+        "why": job.ask.why,
+        "rung": chosen.rung,
+        "rungs": [rung.to_wire() for rung in climbed],
+        "labelled": len(material.y),
+        "held_out": len(material.held_y),
+        "unlabelled": len(material.unlabelled),
+        "calibrated_on": calibrated_on,
+        **chosen.facts,
+    }
+    version = _write(job, base, chosen, reference, facts)
+    return {
+        **facts,
+        "version": version,
+        "train_seconds": round(time.perf_counter() - start, 3),
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; 0 with a candidate, the error's own exit code without."""
+    path = Path((argv if argv is not None else sys.argv[1:])[0])
+    _make_expendable()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    try:
+        job = Job.open(path)
+        try:
+            job.write_result(run(job))
+        except (
+            RuntimeError,
+            MemoryError,
+        ) as error:  # torch out of memory, on Tegra not even by that name
+            raise AdaptationError(
+                "training failed", field=job.ask.job, value=str(error).splitlines()[0]
+            ) from error
+    except EdgetunerError as error:
+        with contextlib.suppress(OSError):
+            Job.write_result(Job(path, None), {"error": error.to_wire()})  # type: ignore[arg-type]
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+def _material(base: Bundle, windows: Windows) -> Material:
+    def tensor(x: NDArray[Any]) -> Tensor:
+        scaled = (x.astype(np.float32) - base.mean[:, None]) / base.std[:, None]
+        return torch.from_numpy(scaled.astype(np.float32))
+
+    x, y = windows.labelled(jobs.TRAIN)
+    held_x, held_y = windows.labelled(jobs.HOLDOUT)
+    return Material(
+        x=tensor(x),
+        y=torch.from_numpy(y),
+        unlabelled=tensor(windows.unheld()),
+        held_x=tensor(held_x),
+        held_y=torch.from_numpy(held_y),
+        source_x=tensor(base.exemplar_x),
+        source_y=torch.from_numpy(base.exemplar_y),
+        classes=len(base.manifest.classes),
+        head=base.manifest.backbone.head,
+    )
+
+
+def _reference(
+    base: Bundle, module: nn.Module, material: Material, windows: Windows, ask: jobs.Ask
+) -> tuple[Reference, str]:
+    """The drift reference of the new version: its embeddings have moved, so the old one says
+    nothing.
+    """
+    x, y = material.with_source()
+    embeddings, _, _ = _embed(module, x, material.head)
+    unseen = (windows.split == jobs.HOLDOUT) | ((windows.split == jobs.TRAIN) & (windows.y < 0))
+    calibrated_on = "windows not trained on"
+    if unseen.sum() < MIN_WINDOWS:
+        unseen, calibrated_on = np.ones_like(unseen), "all windows, trained-on ones included"
+    raw = windows.x[unseen]
+    held = torch.from_numpy((raw - base.mean[:, None]) / base.std[:, None])
+    held_embeddings, predicted, confidence = _embed(module, held, material.head)
+    reference = Reference.fit(
+        embeddings,
+        y.numpy(),
+        held_embeddings,
+        predicted,
+        confidence,
+        base.manifest.classes,
+        held_recording=_bouts(windows.stream[unseen], predicted),
+    )
+    known = Reference.from_arrays(base.reference).calibration
+    wanted = ask.calibration or (
+        {}
+        if known is None
+        else {"run_length": known.run_length, "bout_windows": known.bout_windows}
+    )
+    return calibrate(
+        reference,
+        wanted.get("run_length", 10_000.0),
+        bout_windows=int(wanted.get("bout_windows", 24)),
+        seed=ask.settings.seed,
+    ), calibrated_on
+
+
+def _bouts(stream: NDArray[np.int64], predicted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A number for each run of one class in one stream."""
+    change = (np.diff(stream, prepend=stream[:1]) != 0) | (
+        np.diff(predicted, prepend=predicted[:1]) != 0
+    )
+    return np.cumsum(change)
+
+
+def _embed(
+    module: nn.Module, x: Tensor, head: str
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
+    """Embeddings (N, D), predicted class (N,) and its softmax probability (N,)."""
+    with torch.inference_mode():
+        pairs = [embed(module, chunk, head) for chunk in torch.split(x, _CHUNK)]
+        confidence, predicted = torch.cat([logits for logits, _ in pairs]).softmax(1).max(1)
+        embeddings = torch.cat([embedding for _, embedding in pairs])
+    return embeddings.numpy(), predicted.numpy(), confidence.numpy()
+
+
+def _write(
+    job: Job, base: Bundle, chosen: Climbed, reference: Reference, facts: dict[str, Any]
+) -> str:
+    known = base.manifest
+    metrics = {} if chosen.held_f1 is None else {"held_out_macro_f1": chosen.held_f1}
+    description = describe(
+        backbone=known.backbone,
+        classes=known.classes,
+        channels=known.channels,
+        length=known.length,
+        hz=known.hz,
+        metrics=metrics,
+        parent=known.version,
+        adaptation=facts,
+    )
+    tensors = Tensors(
+        weights={name: value.numpy() for name, value in chosen.module.state_dict().items()},
+        mean=base.mean,
+        std=base.std,
+        reference=reference.to_arrays(),
+        sensor=base.sensor,
+        exemplar_x=base.exemplar_x,
+        exemplar_y=base.exemplar_y,
+    )
+    prefix = f"a{job.ask.job.split('-')[-1]}"
+    return write_bundle(job.path / jobs.CANDIDATE, tensors, description, prefix=prefix).version
+
+
+def _report(rung: str, **facts: Any) -> None:
+    sys.stdout.write(json.dumps({"rung": rung, **facts}) + "\n")
+    sys.stdout.flush()
+
+
+def _make_expendable() -> None:
+    """First in line for the out-of-memory killer, so that it never takes the service instead."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _die_with_parent() -> None:
+    """The service holds the other end of standard input: end of file means that it is gone."""
+    while os.read(0, 4096):  # not sys.stdin: its lock would be held when the interpreter ends
+        pass
+    os._exit(75)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

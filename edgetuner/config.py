@@ -1,0 +1,389 @@
+"""The configuration: frozen, every field with its unit and its reason, unknown keys refused.
+
+A file holds a subset of these fields; what it leaves out has the default given here.
+`configs/default.yaml` lists them all, and a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from edgetuner.errors import ConfigError
+
+Rung = Literal["statistics", "head", "cores"]
+Source = Literal["jtop", "sysfs", "host", "simulated"]
+
+_DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|min|h|d)$")
+_SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _seconds(value: Any) -> Any:
+    """Takes `90`, `90s`, `15min`, `6h` or `7d`."""
+    if isinstance(value, str) and (match := _DURATION.match(value.strip())):
+        return float(match[1]) * _SECONDS[match[2]]
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SocketsConfig(_Section):
+    """Addresses that the service binds: `ipc://PATH`, or `tcp://HOST:PORT`."""
+
+    ingest: str = Field(
+        default="ipc:///run/edgetuner/ingest",
+        description="acknowledged windows and labels (ROUTER)",
+    )
+    plain: str | None = Field(
+        default=None, description="windows of clients that only publish (SUB); null: not bound"
+    )
+    status: str = Field(
+        default="ipc:///run/edgetuner/status", description="status, events and predictions (XPUB)"
+    )
+    control: str = Field(
+        default="ipc:///run/edgetuner/control", description="operators' requests (ROUTER)"
+    )
+
+
+class SecurityConfig(_Section):
+    """CURVE keys. Without them the service binds local addresses only; with them every TCP socket
+    asks.
+    """
+
+    server_key_file: Path | None = Field(
+        default=None, description="the service's .key_secret certificate, mode 0600"
+    )
+    sensors_dir: Path | None = Field(
+        default=None,
+        description="folder of NAME.key: who may publish, each under its NAME as client_id",
+    )
+    operators_dir: Path | None = Field(
+        default=None, description="folder of NAME.key: who may read the status and send requests"
+    )
+
+    @model_validator(mode="after")
+    def _folders_with_key(self) -> SecurityConfig:
+        if self.server_key_file and not (self.sensors_dir and self.operators_dir):
+            raise ValueError("server_key_file needs sensors_dir and operators_dir beside it")
+        return self
+
+
+class IngestConfig(_Section):
+    """What is accepted, and how much at a time."""
+
+    credit: int = Field(
+        default=64, ge=1, le=4096, description="messages a client may have under way unanswered"
+    )
+    batch: int = Field(
+        default=256, ge=1, le=4096, description="messages committed together at most"
+    )
+    max_streams: int = Field(
+        default=64, ge=1, le=4096, description="streams kept; a further one is refused"
+    )
+    max_windows_per_s: float = Field(
+        default=2000.0,
+        gt=0,
+        description="of one stream, over ten seconds; faster is refused as absurd",
+    )
+    max_backlog: int = Field(
+        default=8192,
+        ge=1,
+        description="windows waiting for a prediction before clients are slowed down",
+    )
+
+
+class StoreConfig(_Section):
+    """The durable windows, labels and predictions."""
+
+    durability: Literal["all", "sampled", "memory"] = Field(
+        default="all",
+        description="all: on disk before the ack; sampled: labels and each sample_every-th window; "
+        "memory: nothing is written. Every ack says whether it is durable",
+    )
+    sample_every: int = Field(default=10, ge=1, description="of durability: sampled")
+    max_mb: int = Field(
+        default=512, ge=8, description="megabytes kept; the oldest windows go first"
+    )
+
+
+class InferenceConfig(_Section):
+    """The live model."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="auto: cuda where a convolution really runs on it, else cpu"
+    )
+    max_batch: int = Field(
+        default=64, ge=1, description="windows predicted together, over all streams"
+    )
+    threads: int = Field(default=1, ge=1, description="CPU threads of one prediction")
+    allow_factories: tuple[str, ...] = Field(
+        default=(), description="package.module:callable names a bundle may build its model with"
+    )
+
+
+class DriftConfig(_Section):
+    """When a stream counts as drifted."""
+
+    enabled: bool = Field(
+        default=True, description="false: watch and report, but never start an adaptation"
+    )
+    sensor_faults: bool = Field(
+        default=True, description="flat line, clipping, insane range: reported, never trained on"
+    )
+
+
+class AdaptConfig(_Section):
+    """When an adaptation is admitted, and how it trains."""
+
+    rungs: tuple[Rung, ...] = Field(
+        default=("statistics", "head", "cores"),
+        min_length=1,
+        description="tried, cheapest first; the best on held-out windows becomes the candidate",
+    )
+    min_labels: int = Field(
+        default=40, ge=2, description="labelled windows of the present context needed"
+    )
+    min_classes: int = Field(default=2, ge=2, description="classes among them")
+    max_windows: int = Field(
+        default=4000, ge=16, description="newest windows of the context that are used"
+    )
+    holdout: float = Field(
+        default=0.3,
+        gt=0,
+        lt=0.9,
+        description="share of the labelled windows kept for the gate, last in time",
+    )
+    rank: int = Field(default=4, ge=1, le=64, description="of the cores G")
+    decomposition: Literal["tt", "full_suffix"] = Field(
+        default="tt",
+        description="tt: the LoRA-Edge paper's; full_suffix: truncated SVD of the whole kernel",
+    )
+    batch_norm_beta: bool = Field(default=True, description="also train the batch-norm shifts")
+    steps: int = Field(default=60, ge=1, description="optimiser steps of the cores")
+    batch_size: int = Field(default=64, ge=1, description="windows a step")
+    learning_rate: float = Field(default=0.01, gt=0, description="peak, of Adam, for the cores")
+    seed: int = Field(default=0, ge=0, description="of every random draw in an adaptation")
+    threads: int = Field(default=1, ge=1, description="CPU threads of the training process")
+    nice: int = Field(
+        default=10, ge=0, le=19, description="its scheduling priority: 19 is the most patient"
+    )
+    deadline_s: Seconds = Field(
+        default=600.0, gt=0, description="it is killed after so many seconds"
+    )
+    memory_budget_mb: int = Field(
+        default=1500,
+        ge=64,
+        description="resident megabytes of the training process; beyond, it is killed",
+    )
+    min_available_mb: int = Field(
+        default=300,
+        ge=0,
+        description="megabytes of free memory that must be left beside the budget",
+    )
+    max_temperature_c: float = Field(
+        default=85.0, description="hottest zone at which training may start, degrees Celsius"
+    )
+    energy_budget_j_per_day: float | None = Field(
+        default=None, gt=0, description="joules that training may use in 24 hours; null: no limit"
+    )
+    cooldown_s: Seconds = Field(
+        default=30.0,
+        ge=0,
+        description="seconds after an adaptation before the next; doubles after each failure",
+    )
+    keep_jobs: int = Field(default=5, ge=1, description="job directories kept for replay at a desk")
+
+
+class GateConfig(_Section):
+    """What a candidate has to prove on windows that it was not trained on."""
+
+    min_windows: int = Field(default=10, ge=4, description="held-out labelled windows needed")
+    min_gain: float = Field(default=0.02, ge=0, description="macro-F1 that it must be better by")
+    max_p_value: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="of McNemar's exact one-sided test against the champion",
+    )
+
+
+class ProbationConfig(_Section):
+    """After a swap the previous version predicts the labelled windows too, and may come back."""
+
+    labels: int = Field(default=30, ge=1, description="labelled windows after which it is over")
+    windows: int = Field(
+        default=5000, ge=1, description="windows after which it is over in any case"
+    )
+    max_p_value: float = Field(
+        default=0.05,
+        gt=0,
+        lt=1,
+        description="McNemar's test that the previous version is better: roll back",
+    )
+
+
+class RegistryConfig(_Section):
+    """Model versions on disk."""
+
+    keep: int = Field(default=5, ge=2, description="versions kept besides the aliased ones")
+
+
+class TelemetryConfig(_Section):
+    """Power, memory, temperature."""
+
+    sources: tuple[Source, ...] = Field(
+        default=("jtop", "sysfs", "host"),
+        description="tried in this order; the first available one is read",
+    )
+    interval_s: Seconds = Field(default=2.0, gt=0, description="seconds between readings")
+
+
+class StatusConfig(_Section):
+    """The status socket."""
+
+    heartbeat_s: Seconds = Field(
+        default=1.0, gt=0, description="seconds between status.state messages"
+    )
+    predictions: bool = Field(
+        default=True, description="publish each prediction on its topic as well"
+    )
+
+
+class LogConfig(_Section):
+    """Lines on standard output."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="the least shown"
+    )
+    format: Literal["json", "text"] = Field(
+        default="json", description="one JSON object, or one text, a line"
+    )
+
+
+class Config(_Section):
+    """The whole configuration."""
+
+    state_dir: Path = Field(
+        default=Path("/var/lib/edgetuner"), description="windows, model versions and jobs live here"
+    )
+    bundle: Path | None = Field(
+        default=None,
+        description="the first champion; needed until the state directory holds a version",
+    )
+    sockets: SocketsConfig = Field(default=SocketsConfig())
+    security: SecurityConfig = Field(default=SecurityConfig())
+    ingest: IngestConfig = Field(default=IngestConfig())
+    store: StoreConfig = Field(default=StoreConfig())
+    inference: InferenceConfig = Field(default=InferenceConfig())
+    drift: DriftConfig = Field(default=DriftConfig())
+    adapt: AdaptConfig = Field(default=AdaptConfig())
+    gate: GateConfig = Field(default=GateConfig())
+    probation: ProbationConfig = Field(default=ProbationConfig())
+    registry: RegistryConfig = Field(default=RegistryConfig())
+    telemetry: TelemetryConfig = Field(default=TelemetryConfig())
+    status: StatusConfig = Field(default=StatusConfig())
+    log: LogConfig = Field(default=LogConfig())
+
+
+# What a running service cannot take over: it holds them open, or built itself on them.
+FIXED = ("state_dir", "bundle", "sockets", "security", "store", "inference", "telemetry")
+
+
+def load_config(path: Path) -> Config:
+    """Reads and checks a YAML file; relative paths in it are taken from its folder.
+
+    Raises:
+        ConfigError: unreadable, not YAML, or a field that is unknown or wrong.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            "cannot be read", field=str(path), value=error.strerror, remedy="name a readable file"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            "not valid YAML", field=str(path), value=_one_line(error), remedy="correct that line"
+        ) from None
+    if not isinstance(raw, dict | None):
+        raise ConfigError(
+            "must be a mapping",
+            field=str(path),
+            value=type(raw).__name__,
+            remedy="write `key: value`",
+        )
+    return parse_config(raw or {}, base=path.resolve().parent)
+
+
+def parse_config(raw: dict[str, Any], *, base: Path | None = None) -> Config:
+    """Checks a mapping; relative paths are taken from `base`. Raises ConfigError."""
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        raise _translated(error) from None
+    return _anchored(config, base) if base is not None else config
+
+
+def fixed_changes(old: Config, new: Config) -> list[str]:
+    """The sections that differ but take a restart to change."""
+    return [name for name in FIXED if getattr(old, name) != getattr(new, name)]
+
+
+def describe() -> list[tuple[str, str, Any]]:
+    """(dotted name, description, default) of every field, in the order of this file."""
+    rows: list[tuple[str, str, Any]] = []
+    for name, field in Config.model_fields.items():
+        if isinstance(field.default, _Section):
+            rows += [
+                (f"{name}.{inner}", spec.description or "", spec.default)
+                for inner, spec in type(field.default).model_fields.items()
+            ]
+        else:
+            rows.append((name, field.description or "", field.default))
+    return rows
+
+
+def _anchored(config: Config, base: Path) -> Config:
+    """The same configuration with every path absolute, ipc addresses included."""
+
+    def anchor(value: Any) -> Any:
+        if isinstance(value, Path):
+            return base / value.expanduser()
+        if isinstance(value, str) and value.startswith("ipc://") and value[6:7] not in ("/", "@"):
+            return f"ipc://{base / value[6:]}"
+        if isinstance(value, _Section):
+            fields = {name: anchor(getattr(value, name)) for name in type(value).model_fields}
+            return value.model_copy(update=fields)
+        return value
+
+    anchored = anchor(config)
+    assert isinstance(anchored, Config)
+    return anchored
+
+
+def _translated(error: ValidationError) -> ConfigError:
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or "config"
+    if first["type"] == "extra_forbidden":
+        return ConfigError(
+            "unknown key", field=field, remedy="see configs/default.yaml for the keys there are"
+        )
+    return ConfigError(
+        first["msg"][0].lower() + first["msg"][1:],
+        field=field,
+        value=first["input"],
+        remedy="see configs/default.yaml for its meaning and unit",
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

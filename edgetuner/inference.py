@@ -1,0 +1,157 @@
+"""Model versions that can predict, and the one reference to the version that is live."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgetuner.bundle import Bundle
+from edgetuner.drift.conformal import Reference
+from edgetuner.drift.sensor import SensorProfile
+from edgetuner.errors import ModelError
+from edgetuner.factories import build_module
+from edgetuner.models import embed
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a version says of N windows.
+
+    Attributes:
+        predicted: class index, int64 (N,).
+        confidence: softmax probability of that class, float32 (N,).
+        logits: float32 (N, K).
+        embeddings: input of the last linear layer, float32 (N, D).
+    """
+
+    predicted: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    embeddings: NDArray[np.float32]
+
+
+class ModelVersion:
+    """A bundle, built and loaded on a device, in inference mode.
+
+    Args:
+        bundle: a verified bundle.
+        device: `cpu` or `cuda`.
+        allow_factories: names of model factories that the operator trusts.
+
+    Raises:
+        ModelError: it cannot be built, or does not give a finite answer to its own exemplars.
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, device: str = "cpu", allow_factories: Sequence[str] = ()
+    ) -> None:
+        self.bundle = bundle
+        self.manifest = bundle.manifest
+        self.id = bundle.manifest.version
+        self.classes = bundle.manifest.classes
+        self._device = torch.device(device)
+        self._module = build_module(bundle, allow_factories).to(self._device).eval()
+        self._mean = torch.from_numpy(bundle.mean).reshape(1, -1, 1).to(self._device)
+        self._std = torch.from_numpy(bundle.std).reshape(1, -1, 1).to(self._device)
+        self.reference = Reference.from_arrays(bundle.reference)
+        self.sensor = SensorProfile.from_arrays(bundle.sensor)
+
+    @classmethod
+    def load(
+        cls, path: Path, *, device: str = "cpu", allow_factories: Sequence[str] = ()
+    ) -> ModelVersion:
+        """Verifies the bundle at `path`, builds it, and runs it once, so that the next run is warm.
+
+        Raises:
+            BundleError: the bundle is missing or altered.
+            ModelError: see the class.
+        """
+        version = cls(Bundle.load(path), device=device, allow_factories=allow_factories)
+        version.warm_up()
+        return version
+
+    def predict(self, x: NDArray[np.float32]) -> Outputs:
+        """Runs raw windows x, (N, C, T) in physical units, through normalisation and model."""
+        with torch.inference_mode():
+            raw = torch.from_numpy(np.ascontiguousarray(x)).to(self._device)
+            logits, embeddings = embed(
+                self._module, (raw - self._mean) / self._std, self.manifest.backbone.head
+            )
+            confidence, predicted = logits.softmax(dim=1).max(dim=1)
+        return Outputs(
+            predicted=predicted.cpu().numpy(),
+            confidence=confidence.cpu().numpy(),
+            logits=logits.cpu().numpy(),
+            embeddings=embeddings.cpu().numpy(),
+        )
+
+    def warm_up(self) -> None:
+        """Predicts the exemplars once. Raises ModelError if the answer is not finite."""
+        x = self.bundle.exemplar_x[:8].astype(np.float32)
+        if not np.isfinite(self.predict(x).logits).all():
+            raise ModelError(
+                "gives answers that are not finite",
+                field=self.id,
+                remedy="restore the bundle from its source, or roll back",
+            )
+
+
+class LiveModel:
+    """The version that answers at present. A batch reads the reference once and keeps what it
+    read.
+    """
+
+    def __init__(self, version: ModelVersion) -> None:
+        self._version = version
+
+    @property
+    def version(self) -> ModelVersion:
+        """The live version."""
+        return self._version
+
+    def swap(self, version: ModelVersion) -> ModelVersion:
+        """Makes `version` the live one, by one assignment, and returns the one before."""
+        previous, self._version = self._version, version
+        return previous
+
+
+def choose_device(wanted: str) -> str:
+    """`cuda` where it is wanted and a convolution really runs on it, forward and backward; else
+    `cpu`.
+
+    `torch.cuda.is_available()` alone says nothing: a wheel built for other chips is "available" and
+    then finds no kernel image.
+
+    Raises:
+        ModelError: `cuda` is demanded and does not work.
+    """
+    if wanted == "cpu":
+        return "cpu"
+    reason = _cuda_fault()
+    if reason is None:
+        return "cuda"
+    if wanted == "cuda":
+        raise ModelError(
+            "does not run a convolution",
+            field="inference.device",
+            value=f"cuda: {reason}",
+            remedy="install the torch wheel of this JetPack, or set inference.device: cpu",
+        )
+    return "cpu"
+
+
+def _cuda_fault() -> str | None:
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    try:
+        x = torch.ones(1, 1, 8, device="cuda", requires_grad=True)
+        torch.nn.functional.conv1d(x, torch.ones(1, 1, 3, device="cuda")).sum().backward()  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
+    return None

@@ -1,0 +1,163 @@
+"""Store, predict, watch: the way of a window, shared by the service and by replay.
+
+Storing and predicting live on a thread each, so that the event loop is never held up and neither
+waits for the other. SQLite is touched by the first thread alone; the live model and the drift
+monitor by the second, which is why a swap between two batches needs no lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from edgetuner.config import Config
+from edgetuner.drift.monitor import DriftMonitor, Finding, MonitorSettings
+from edgetuner.inference import LiveModel, ModelVersion
+from edgetuner.store import Prediction, Store, Window
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """One window and what the live version said of it."""
+
+    window: Window
+    predicted: int
+    confidence: float
+    version: str
+    again: bool = False
+
+
+class Pipeline:
+    """The live path.
+
+    Args:
+        store: its thread is this object's from now on.
+        live: the live model.
+        monitor: drift detectors of every stream.
+    """
+
+    def __init__(self, store: Store, live: LiveModel, monitor: DriftMonitor) -> None:
+        self._store = store
+        self._live = live
+        self._monitor = monitor
+        self._store_thread = ThreadPoolExecutor(1, "store")
+        self._model_thread = ThreadPoolExecutor(1, "model")
+
+    @property
+    def version(self) -> ModelVersion:
+        """The live version."""
+        return self._live.version
+
+    async def stored(self, work: Callable[[Store], _T]) -> _T:
+        """Does `work` with the store, after everything asked for before it."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._store_thread, work, self._store)
+
+    async def predict(
+        self, windows: Sequence[Window], *, again: bool = False
+    ) -> tuple[list[Predicted], list[Finding]]:
+        """Predicts a batch on the live version, records it, and watches for drift.
+
+        Returns:
+            The predictions in the order of the windows, already on record, and what the detectors
+            found.
+        """
+        loop = asyncio.get_running_loop()
+        predicted, findings = await loop.run_in_executor(
+            self._model_thread, self._predict_and_watch, list(windows), again
+        )
+        first = await self.stored(
+            lambda store: store.record(
+                Prediction(p.window.row, p.predicted, p.confidence, p.version) for p in predicted
+            )
+        )
+        return [p for p, new in zip(predicted, first, strict=True) if new], findings
+
+    async def unpublished(self) -> list[Predicted]:
+        """Predictions on record that may not have gone out before a crash."""
+        recorded = await self.stored(lambda store: store.unpublished())
+        return [
+            Predicted(
+                r.window,
+                r.prediction.predicted,
+                r.prediction.confidence,
+                r.prediction.version,
+                True,
+            )
+            for r in recorded
+        ]
+
+    async def published(self, predicted: Sequence[Predicted]) -> None:
+        """Notes that these predictions went out; it reaches the disk with the next commit."""
+        newest = {(p.window.client, p.window.stream): p.window.seq for p in predicted}
+        await self.stored(lambda store: store.mark_published(newest))
+
+    async def swap(self, version: ModelVersion) -> ModelVersion:
+        """Makes `version` live between two batches, with its own drift reference; returns the old
+        one.
+        """
+        return await self.modelled(lambda: self._swap(version))
+
+    async def watched(self, work: Callable[[DriftMonitor], _T]) -> _T:
+        """Does `work` with the drift monitor, between two batches."""
+        return await self.modelled(lambda: work(self._monitor))
+
+    async def modelled(self, work: Callable[[], _T]) -> _T:
+        """Does `work` on the model's thread, between two batches."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._model_thread, work)
+
+    async def close(self) -> None:
+        """Waits for what is under way, then closes the store."""
+        await self.modelled(lambda: None)
+        await self.stored(lambda store: store.close())
+        self._model_thread.shutdown()
+        self._store_thread.shutdown()
+
+    def _predict_and_watch(
+        self, windows: list[Window], again: bool
+    ) -> tuple[list[Predicted], list[Finding]]:
+        version = self._live.version
+        x = np.stack([window.x for window in windows])
+        out = version.predict(x)
+        findings = self._monitor.update_many(
+            [(window.client, window.stream) for window in windows],
+            [window.seq for window in windows],
+            x,
+            out.embeddings,
+            out.predicted,
+            out.confidence,
+        )
+        return [
+            Predicted(window, int(label), float(confidence), version.id, again)
+            for window, label, confidence in zip(
+                windows, out.predicted, out.confidence, strict=True
+            )
+        ], findings
+
+    def _swap(self, version: ModelVersion) -> ModelVersion:
+        previous = self._live.swap(version)
+        self._monitor.swap(version.reference)
+        return previous
+
+
+def watch_with(config: Config, version: ModelVersion) -> DriftMonitor:
+    """The drift monitor of a version, as configured."""
+    return DriftMonitor(
+        version.reference,
+        MonitorSettings(max_streams=config.ingest.max_streams),
+        version.sensor if config.drift.sensor_faults else None,
+    )
+
+
+def describe_finding(finding: Finding) -> dict[str, Any]:
+    """JSON-compatible values of a finding; what it has not is left out."""
+    about = asdict(finding) | {"key": "/".join(finding.key)}
+    return {name: value for name, value in about.items() if value is not None}

@@ -1,0 +1,104 @@
+"""Windows wait here for the live model: batched over all streams, in order within each."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from edgetuner.config import InferenceConfig
+from edgetuner.drift.monitor import Finding
+from edgetuner.pipeline import Pipeline, Predicted
+from edgetuner.store import Window
+
+_RECOVER = 256
+_LATENCIES = 512  # windows over which the latency quantiles are taken
+
+Done = Callable[[Sequence[Predicted], Sequence[Finding]], None]
+
+
+class Predictor:
+    """The prediction loop.
+
+    Args:
+        pipeline: predicts and records.
+        settings: `max_batch`.
+        max_backlog: windows that may wait; beyond it `put` waits, and with it whoever sends.
+        done: called with each batch of predictions on record, and what the detectors found.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, settings: InferenceConfig, max_backlog: int, done: Done
+    ) -> None:
+        self._pipeline = pipeline
+        self._max_batch = settings.max_batch
+        self._done = done
+        self._queue: asyncio.Queue[tuple[Window, float]] = asyncio.Queue(max_backlog)
+        self._latencies: deque[float] = deque(maxlen=_LATENCIES)
+        self.predicted = 0
+        self.turns = 0  # the watchdog is fed while this moves, or nothing waits
+
+    @property
+    def backlog(self) -> int:
+        """Windows that wait."""
+        return self._queue.qsize()
+
+    def latency_s(self) -> dict[str, float]:
+        """Median and 99th percentile of the seconds from commit to prediction; empty before the
+        first.
+        """
+        if not self._latencies:
+            return {}
+        ordered = sorted(self._latencies)
+        return {
+            "p50": round(ordered[len(ordered) // 2], 5),
+            "p99": round(ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))], 5),
+        }
+
+    async def put(self, windows: Sequence[Window]) -> None:
+        """Queues stored windows; waits while there is no room."""
+        now = time.monotonic()
+        for window in windows:
+            await self._queue.put((window, now))
+
+    async def recover(self) -> None:
+        """Predicts what an earlier run acknowledged and did not predict, and sends again what it
+        may not have sent.
+        """
+        unpublished = await self._pipeline.unpublished()
+        if unpublished:
+            await self._publish(unpublished, [])
+        while windows := await self._pipeline.stored(lambda s: s.unpredicted(_RECOVER)):
+            for start in range(0, len(windows), self._max_batch):
+                await self._predict(windows[start : start + self._max_batch], again=True)
+
+    async def serve(self) -> None:
+        """Predicts what is queued, until cancelled."""
+        while True:
+            batch = [await self._queue.get()]
+            while len(batch) < self._max_batch and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            await self._predict([window for window, _ in batch])
+            now = time.monotonic()
+            for _, since in batch:
+                self._latencies.append(now - since)
+                self._queue.task_done()
+            self.turns += 1
+
+    async def drain(self, seconds: float) -> bool:
+        """Waits until nothing is queued or in work; False if that took too long."""
+        try:
+            await asyncio.wait_for(self._queue.join(), seconds)
+        except asyncio.TimeoutError:
+            return False
+        return True
+
+    async def _predict(self, windows: Sequence[Window], *, again: bool = False) -> None:
+        predicted, findings = await self._pipeline.predict(windows, again=again)
+        self.predicted += len(predicted)
+        await self._publish(predicted, findings)
+
+    async def _publish(self, predicted: Sequence[Predicted], findings: Sequence[Finding]) -> None:
+        self._done(predicted, findings)
+        await self._pipeline.published(predicted)

@@ -1,0 +1,235 @@
+"""Model versions on disk, and which of them is champion, candidate and previous.
+
+    models/versions/ID/     a bundle each
+    models/aliases.json     {"champion": ID, "candidate": ID or null, "previous": ID or null}
+    models/history.jsonl    what was done to which version, when and why
+
+An alias moves by an atomic rename, so a loss of power leaves the old or the new state, never half
+of one. The candidate is live while it is on probation; a restart comes up on the champion, the last
+proven version.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgetuner.bundle import Bundle, Manifest, read_manifest
+from edgetuner.errors import RegistryError, StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class Aliases:
+    """Version ids; None where nobody holds the name."""
+
+    champion: str | None = None
+    candidate: str | None = None
+    previous: str | None = None
+
+
+class Registry:
+    """The versions below one folder; used by one process at a time.
+
+    Args:
+        root: the folder; made if it is missing.
+        keep: versions kept by `prune` besides the aliased ones.
+    """
+
+    def __init__(self, root: Path, keep: int = 5) -> None:
+        self._versions = root / "versions"
+        self._aliases_file = root / "aliases.json"
+        self._history_file = root / "history.jsonl"
+        self._keep = keep
+        try:
+            self._versions.mkdir(parents=True, exist_ok=True, mode=0o750)
+        except OSError as error:
+            raise StoreError(
+                "cannot be made", field=str(root), value=error.strerror, remedy="check state_dir"
+            ) from None
+        self.aliases = self._read_aliases()
+
+    def add(self, bundle_path: Path) -> str:
+        """Copies a bundle in, under its own version id, and returns that; a known one is left
+        alone.
+
+        Raises:
+            BundleError: it is missing or altered.
+        """
+        bundle = Bundle.load(bundle_path)
+        version = bundle.manifest.version
+        target = self._versions / version
+        if not target.exists():
+            staging = self._versions / f".{version}.incoming"
+            shutil.rmtree(staging, ignore_errors=True)
+            try:
+                shutil.copytree(bundle_path, staging)
+                _sync_tree(staging)
+                staging.rename(target)
+                _sync(self._versions)
+            except OSError as error:
+                shutil.rmtree(staging, ignore_errors=True)
+                raise StoreError(
+                    "cannot store the version",
+                    field=str(target),
+                    value=error.strerror,
+                    remedy="free some disk space",
+                ) from None
+        return version
+
+    def path(self, version: str) -> Path:
+        """The folder of a version, given by its id or by an alias. Raises RegistryError if
+        unknown.
+        """
+        found = getattr(self.aliases, version, None) if version in _ALIASES else version
+        if not found or found not in self.ids():
+            raise RegistryError(
+                "no such version",
+                field="version",
+                value=version,
+                remedy="`edgetuner models list` names them",
+            )
+        return self._versions / found
+
+    def ids(self) -> list[str]:
+        """Every version held, oldest first."""
+        folders = [p for p in self._versions.iterdir() if p.is_dir() and p.name[0] != "."]
+        return [p.name for p in sorted(folders, key=lambda p: (p.stat().st_mtime_ns, p.name))]
+
+    def manifest(self, version: str) -> Manifest:
+        """The manifest of a version or alias."""
+        return read_manifest(self.path(version))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One JSON-compatible row a version, newest first."""
+        names = {v: k for k, v in asdict(self.aliases).items() if v}
+        last = {entry["version"]: entry for entry in self.history()}
+        rows = []
+        for version in reversed(self.ids()):
+            manifest = self.manifest(version)
+            rows.append(
+                {
+                    "version": version,
+                    "alias": names.get(version),
+                    "parent": manifest.parent,
+                    "created": manifest.created,
+                    "rung": (manifest.adaptation or {}).get("rung"),
+                    "metrics": manifest.metrics,
+                    "last": last.get(version, {}).get("action"),
+                }
+            )
+        return rows
+
+    # ------------------------------------------------------------------ the life of a version
+
+    def start_champion(self, version: str) -> None:
+        """The first champion."""
+        self._move(Aliases(champion=version), "installed", version, "the configured bundle")
+
+    def begin_probation(self, version: str, reason: str) -> None:
+        """The candidate goes live."""
+        aliases = Aliases(self.aliases.champion, version, self.aliases.previous)
+        self._move(aliases, "swapped in", version, reason)
+
+    def promote(self, version: str, reason: str) -> None:
+        """`version` becomes champion; the champion becomes previous."""
+        self.path(version)
+        if version == self.aliases.champion:
+            self._move(Aliases(version, None, self.aliases.previous), "kept", version, reason)
+            return
+        self._move(Aliases(version, None, self.aliases.champion), "promoted", version, reason)
+
+    def end_probation(self, reason: str) -> None:
+        """The candidate is taken back; the champion stays what it is."""
+        candidate = self.aliases.candidate
+        if candidate is not None:
+            aliases = Aliases(self.aliases.champion, None, self.aliases.previous)
+            self._move(aliases, "rolled back", candidate, reason)
+
+    def restore_previous(self, reason: str) -> str:
+        """Champion and previous change places; returns the new champion. RegistryError if there is
+        none.
+        """
+        champion, previous = self.aliases.champion, self.aliases.previous
+        if previous is None or champion is None:
+            raise RegistryError(
+                "there is no previous version to go back to",
+                field="previous",
+                remedy="name one: `edgetuner models promote VERSION`",
+            )
+        self._move(Aliases(previous, None, champion), "rolled back", champion, reason)
+        return previous
+
+    def prune(self) -> list[str]:
+        """Deletes the oldest versions beyond `keep` that no alias names; returns their ids."""
+        aliased = set(asdict(self.aliases).values())
+        spare = [version for version in self.ids() if version not in aliased]
+        gone = spare[: max(0, len(spare) - self._keep)]
+        for version in gone:
+            shutil.rmtree(self._versions / version)
+        return gone
+
+    def history(self) -> list[dict[str, Any]]:
+        """Every action so far: `t` (Unix seconds), `action`, `version`, `reason`."""
+        try:
+            lines = self._history_file.read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        return [
+            json.loads(line) for line in lines if line.endswith("}")
+        ]  # a torn last line is left
+
+    def _move(self, aliases: Aliases, action: str, version: str, reason: str) -> None:
+        staging = self._aliases_file.with_suffix(".incoming")
+        entry = {"t": round(time.time(), 3), "action": action, "version": version, "reason": reason}
+        try:
+            with staging.open("w") as file:
+                json.dump(asdict(aliases), file)
+                file.flush()
+                os.fsync(file.fileno())
+            staging.replace(self._aliases_file)
+            _sync(self._aliases_file.parent)
+            with self._history_file.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise StoreError(
+                "cannot move an alias",
+                field=str(self._aliases_file),
+                value=error.strerror,
+                remedy="free some disk space",
+            ) from None
+        self.aliases = aliases
+
+    def _read_aliases(self) -> Aliases:
+        try:
+            raw = json.loads(self._aliases_file.read_text())
+            return Aliases(**raw)
+        except FileNotFoundError:
+            return Aliases()
+        except (ValueError, TypeError) as error:
+            raise RegistryError(
+                "cannot be understood",
+                field=str(self._aliases_file),
+                value=str(error),
+                remedy="restore it, or remove it to begin again with the configured bundle",
+            ) from None
+
+
+_ALIASES = ("champion", "candidate", "previous")
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in (*folder.iterdir(), folder):
+        _sync(path)

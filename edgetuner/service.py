@@ -1,0 +1,404 @@
+"""The service, top to bottom as it lives: start, serve, reload, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import time
+import uuid
+from collections.abc import Coroutine, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from edgetuner import __version__
+from edgetuner.adapt.coordinator import Coordinator
+from edgetuner.config import Config, fixed_changes, load_config
+from edgetuner.control import Control, Method, Nothing, Which, Why
+from edgetuner.drift.monitor import Finding
+from edgetuner.errors import ConfigError, EdgetunerError, StoreError
+from edgetuner.inference import LiveModel, ModelVersion, choose_device
+from edgetuner.ingest import Ingest, prediction_header
+from edgetuner.log import Log
+from edgetuner.notify import Notify
+from edgetuner.pipeline import Pipeline, Predicted, describe_finding, watch_with
+from edgetuner.predictor import Predictor
+from edgetuner.protocol import MAGIC
+from edgetuner.publisher import Publisher
+from edgetuner.registry import Registry
+from edgetuner.store import Store
+from edgetuner.telemetry import open_telemetry
+from edgetuner.transport import ROUTER, SUB, XPUB, Sockets, load_key_pair
+
+_DRAIN_S = 20.0  # how long SIGTERM waits for windows that are acknowledged but not predicted yet
+_START_S = 120.0  # the first CUDA context after a boot is slow
+
+
+class Service:
+    """One running service.
+
+    Args:
+        config: checked.
+        config_path: read again on SIGHUP; None: SIGHUP changes nothing.
+    """
+
+    def __init__(self, config: Config, config_path: Path | None = None) -> None:
+        self.config = config
+        self._config_path = config_path
+        self._boot_id = uuid.uuid4().hex
+        self._started = time.monotonic()
+        self._stop = asyncio.Event()
+        self._notify = Notify()
+        self._log = Log(config.log.level, config.log.format)
+
+    async def run(self) -> None:
+        """Serves until SIGTERM or SIGINT. Raises EdgetunerError if it cannot start."""
+        async with contextlib.AsyncExitStack() as stack:
+            await self._start(stack)
+            await self._predictor.recover()
+            model = self._pipeline.version.id
+            self._notify.ready(f"serving {model}")
+            self._publish("event.started", {"version": __version__, "model": model})
+            await self._serve()
+
+    # ------------------------------------------------------------------ start
+
+    async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        config = self.config
+        self._notify.extend(_START_S)
+        stack.enter_context(_alone_in(config.state_dir))
+        self._sockets = stack.enter_context(contextlib.closing(_sockets(config)))
+        await self._sockets.start()
+        self._bind()
+        self._telemetry = stack.enter_context(
+            contextlib.closing(
+                open_telemetry(config.telemetry.sources, config.telemetry.interval_s)
+            )
+        )
+        self._telemetry.phase("infer")
+        self._registry = Registry(config.state_dir / "models", config.registry.keep)
+        self._device = choose_device(config.inference.device)
+        version = ModelVersion.load(
+            self._champion(), device=self._device, allow_factories=config.inference.allow_factories
+        )
+        self._pipeline = Pipeline(
+            _store(config, version), LiveModel(version), watch_with(config, version)
+        )
+        stack.push_async_callback(self._pipeline.close)
+        self._assemble()
+
+    def _bind(self) -> None:
+        addresses, bind = self.config.sockets, self._sockets.bind
+        self._router = bind(ROUTER, addresses.ingest, field="sockets.ingest", for_sensors=True)
+        self._plain = (
+            None
+            if addresses.plain is None
+            else bind(SUB, addresses.plain, field="sockets.plain", for_sensors=True)
+        )
+        if self._plain is not None:
+            self._plain.subscribe(MAGIC)
+        self._control_socket = bind(ROUTER, addresses.control, field="sockets.control")
+        self._publisher = Publisher(
+            bind(XPUB, addresses.status, field="sockets.status"), self._boot_id
+        )
+
+    def _champion(self) -> Path:
+        """The folder of the version to come up with: the last proven one, or the configured
+        bundle.
+        """
+        registry, bundle = self._registry, self.config.bundle
+        if registry.aliases.champion is None:
+            if bundle is None:
+                raise ConfigError(
+                    "needed, since there is no model version yet",
+                    field="bundle",
+                    remedy="make one with `edgetuner bundle create`",
+                )
+            registry.start_champion(registry.add(bundle))
+        if registry.aliases.candidate is not None:
+            registry.end_probation("the service ended before it had proved itself")
+        return registry.path("champion")
+
+    def _assemble(self) -> None:
+        config = self.config
+        self._coordinator = Coordinator(
+            lambda: self.config,
+            self._pipeline,
+            self._registry,
+            self._telemetry,
+            self._publish,
+            self._device,
+        )
+        self._predictor = Predictor(
+            self._pipeline, config.inference, config.ingest.max_backlog, self._on_predicted
+        )
+        self._ingest = Ingest(
+            self._sockets,
+            self._router,
+            self._pipeline,
+            lambda: self.config.ingest,
+            self._boot_id,
+            self._predictor.put,
+            self._coordinator.on_labels,
+        )
+        self._control = Control(self._control_socket, self._methods())
+
+    # ------------------------------------------------------------------ serve
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        intake = [self._ingest.serve(self._router)]
+        if self._plain is not None:
+            intake.append(self._ingest.serve(self._plain, plain=True))
+        intake_tasks = _tasks(intake)
+        tasks = _tasks(
+            [
+                self._predictor.serve(),
+                self._coordinator.run(),
+                self._control.serve(),
+                self._publisher.serve(),
+                self._beat(),
+                self._read_board(),
+                self._stop.wait(),
+            ]
+        )
+        done, _ = await asyncio.wait([*intake_tasks, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        self._notify.stopping()
+        await _end(intake_tasks)  # nothing more is acknowledged from here on
+        if self._stop.is_set():
+            self._publish("event.stopping", {"backlog": self._predictor.backlog})
+            await self._predictor.drain(_DRAIN_S)
+        await _end(tasks)
+        for task in done:
+            task.result()  # a part that broke says why, and the service ends with its error
+
+    def _on_predicted(self, predicted: Sequence[Predicted], findings: Sequence[Finding]) -> None:
+        names = self._pipeline.version.classes
+        self._ingest.send_predictions(predicted, names)
+        if self.config.status.predictions:
+            for one in predicted:
+                data = prediction_header(one, names).model_dump(exclude={"v", "type"})
+                self._publisher.publish(f"prediction.{one.window.client}.{one.window.stream}", data)
+        for finding in findings:
+            self._publish(f"event.{finding.kind}", describe_finding(finding))
+        self._coordinator.on_findings(findings)
+        self._coordinator.on_predictions(len(predicted))
+
+    async def _beat(self) -> None:
+        turns = -1
+        while True:
+            await self._tell_state()
+            # The watchdog is fed only while predictions move, or nothing waits for one.
+            if self._predictor.turns != turns or not self._predictor.backlog:
+                self._notify.alive()
+            turns = self._predictor.turns
+            interval = self.config.status.heartbeat_s
+            if self._notify.watchdog_s is not None:
+                interval = min(interval, self._notify.watchdog_s / 2)
+            await asyncio.sleep(interval)
+
+    async def _read_board(self) -> None:
+        while True:
+            sample = await asyncio.to_thread(self._telemetry.read)
+            self._coordinator.board = sample
+            board: dict[str, Any] = {"source": "none"} if sample is None else sample.to_wire()
+            if energy := self._telemetry.energy_j():
+                board["energy_j"] = energy
+            if self._telemetry.skipped:
+                board["skipped"] = self._telemetry.skipped
+            self._publish("status.board", board)
+            await asyncio.sleep(self.config.telemetry.interval_s)
+
+    def _reload(self) -> None:
+        """SIGHUP: the whole new configuration, or none of it."""
+        if self._config_path is None:
+            return
+        self._notify.reloading()
+        try:
+            new = load_config(self._config_path)
+            if fixed := fixed_changes(self.config, new):
+                raise ConfigError(
+                    "cannot be changed while the service runs",
+                    field=", ".join(fixed),
+                    remedy="restart the service",
+                )
+            self._sockets.reload_keys()
+        except EdgetunerError as error:
+            self._publish("event.reload_refused", {"error": error.to_wire()})
+        else:
+            self.config = new
+            self._log = Log(new.log.level, new.log.format)
+            self._publish("event.reloaded", {})
+        self._notify.ready(f"serving {self._pipeline.version.id}")
+
+    # ------------------------------------------------------------------ what it tells
+
+    def _publish(self, topic: str, data: dict[str, Any]) -> None:
+        self._publisher.publish(topic, data)
+        if topic.startswith("event."):
+            self._log.event(topic, data)
+
+    async def _tell_state(self) -> None:
+        for name, data in (await self._state()).items():
+            self._publisher.publish(f"status.{name}", data)
+
+    async def _state(self) -> dict[str, dict[str, Any]]:
+        """Everything that `status` answers and the heartbeat carries, by topic."""
+        version = self._pipeline.version
+        adaptation = self._coordinator.describe()
+        store = await self._pipeline.stored(_describe_store)
+        return {
+            "state": {
+                "state": adaptation["state"],
+                "model": version.id,
+                "device": self._device,
+                "uptime_s": round(time.monotonic() - self._started, 1),
+                "predictions": self._predictor.predicted,
+                "backlog": self._predictor.backlog,
+                "latency_s": self._predictor.latency_s(),
+            },
+            "ingest": {
+                **self._ingest.counts,
+                "refusals": dict(self._ingest.refusals),
+                **store,
+            },
+            "model": {
+                "live": version.id,
+                **asdict(self._registry.aliases),
+                "metrics": version.manifest.metrics,
+            },
+            "drift": await self._pipeline.watched(lambda monitor: monitor.state()),
+            "adaptation": adaptation,
+        }
+
+    # ------------------------------------------------------------------ what it is asked
+
+    def _methods(self) -> dict[str, Method]:
+        return {
+            "status": (Nothing, self._status),
+            "adapt": (Why, self._adapt),
+            "pause": (Nothing, self._pause),
+            "resume": (Nothing, self._resume),
+            "models.list": (Nothing, self._models_list),
+            "models.show": (Which, self._models_show),
+            "models.promote": (Which, self._models_promote),
+            "models.rollback": (Why, self._models_rollback),
+        }
+
+    async def _status(self, _: Nothing) -> dict[str, Any]:
+        return {**await self._state(), "board": self._publisher.latest("status.board")}
+
+    async def _adapt(self, params: Why) -> dict[str, Any]:
+        self._coordinator.request(params.reason)
+        return {"requested": True}
+
+    async def _pause(self, _: Nothing) -> dict[str, Any]:
+        self._coordinator.pause()
+        return self._coordinator.describe()
+
+    async def _resume(self, _: Nothing) -> dict[str, Any]:
+        self._coordinator.resume()
+        return self._coordinator.describe()
+
+    async def _models_list(self, _: Nothing) -> dict[str, Any]:
+        return {"versions": await asyncio.to_thread(self._registry.rows)}
+
+    async def _models_show(self, params: Which) -> dict[str, Any]:
+        manifest = await asyncio.to_thread(self._registry.manifest, params.version)
+        shown: dict[str, Any] = manifest.model_dump(mode="json")
+        history = [e for e in self._registry.history() if e["version"] == manifest.version]
+        return shown | {"history": history}
+
+    async def _models_promote(self, params: Which) -> dict[str, Any]:
+        return {"champion": await self._coordinator.promote(params.version, params.reason)}
+
+    async def _models_rollback(self, params: Why) -> dict[str, Any]:
+        return {"live": await self._coordinator.rollback(params.reason)}
+
+
+def _sockets(config: Config) -> Sockets:
+    key_file = config.security.server_key_file
+    return Sockets(
+        None if key_file is None else load_key_pair(key_file),
+        sensors=config.security.sensors_dir,
+        operators=config.security.operators_dir,
+    )
+
+
+def _store(config: Config, version: ModelVersion) -> Store:
+    manifest = version.manifest
+    return Store.open(
+        None if config.store.durability == "memory" else config.state_dir / "windows.db",
+        shape=(len(manifest.channels), manifest.length),
+        classes=manifest.classes,
+        durability=config.store.durability,
+        sample_every=config.store.sample_every,
+        max_bytes=config.store.max_mb * 1024 * 1024,
+        max_streams=config.ingest.max_streams,
+    )
+
+
+def _describe_store(store: Store) -> dict[str, Any]:
+    """Counters of every stream, and what the store takes of the disk."""
+    about: dict[str, Any] = {
+        "streams": {
+            "/".join(key): {
+                "accepted": stream.accepted,
+                "refused": stream.refused,
+                "duplicates": stream.duplicates,
+                "lost": stream.lost,
+                "labelled": stream.labelled,
+                "last_seq": stream.last_seq,
+            }
+            for key, stream in store.streams().items()
+        },
+        "store_bytes": store.used_bytes,
+        "bytes_written": store.bytes_written,
+        "bytes_written_per_day": store.bytes_written_per_day(),
+    }
+    return {name: value for name, value in about.items() if value is not None}
+
+
+@contextlib.contextmanager
+def _alone_in(state_dir: Path) -> Iterator[None]:
+    """Holds the state directory for this process; the kernel lets go of it, however the process
+    ends.
+    """
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
+        lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(
+            "cannot be used",
+            field="state_dir",
+            value=f"{state_dir}: {error.strerror}",
+            remedy="make it writable for the service's user",
+        ) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise StoreError(
+            "another service uses this folder",
+            field="state_dir",
+            value=str(state_dir),
+            remedy="stop it, or give this one a folder of its own",
+        ) from None
+    finally:
+        os.close(lock)
+
+
+def _tasks(work: Sequence[Coroutine[Any, Any, Any]]) -> list[asyncio.Task[Any]]:
+    return [asyncio.create_task(coroutine) for coroutine in work]
+
+
+async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
