@@ -70,7 +70,7 @@ class jtop:
         self._readings += 1
         if BEHAVIOUR == "dies" and self._readings > 3:
             os._exit(3)
-        return not (BEHAVIOUR == "stops" and self._readings > 3)
+        return not (BEHAVIOUR in ("stops", "never") and self._readings > 3)
 
     @property
     def uptime(self):
