@@ -12,7 +12,7 @@ from demo.service import Event
 from edgetuner.simulate import Outcome
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backend without a screen)
+from matplotlib import pyplot as plt
 
 _MARKS = {
     "event.drift": ("drift detected", "#d08700", "--"),

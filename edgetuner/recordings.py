@@ -70,7 +70,7 @@ def load_recordings(paths: Sequence[str | Path], rule: WindowRule) -> WindowSet:
         order within a file). Classes are the labels that occur, sorted.
 
     Raises:
-        DataError: a file cannot be read, a column is missing or has a value that is no number, or no
+        DataError: a file cannot be read, a column is missing or has a value that is no number, no
             stretch is long enough for a window.
     """
     pieces = [

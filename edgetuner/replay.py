@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from edgetuner.adapt.coordinator import Coordinator
-from edgetuner.metrics import macro_f1
 from edgetuner.config import Config
 from edgetuner.data import WindowSet
 from edgetuner.drift.monitor import Finding
 from edgetuner.errors import DataError
 from edgetuner.inference import LiveModel, ModelVersion, choose_device
+from edgetuner.metrics import macro_f1
 from edgetuner.pipeline import Pipeline, Predicted, describe_finding, watch_with
 from edgetuner.registry import Registry
 from edgetuner.simulate import Script, in_bouts, spacing

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgetuner.metrics import macro_f1
 from edgetuner.adapt.train import train_cores
 from edgetuner.config import AdaptConfig
+from edgetuner.metrics import macro_f1
 from edgetuner.models import embed
 from edgetuner.peft.head import solve
 from edgetuner.peft.lora_edge import LoraEdge

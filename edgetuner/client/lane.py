@@ -25,12 +25,10 @@ class Item:
 
 @dataclass(slots=True, eq=False)
 class Sent:
-    """A message under way, and what the lane believed when it left."""
+    """A message under way."""
 
-    lane: Lane
     item: Item
     at: float
-    expected: int | None
     gap: bool
 
 
@@ -51,7 +49,7 @@ class Lane:
         if self.sent == len(self.items) or now < self.not_before:
             return None
         item = self.items[self.sent]
-        sent = Sent(self, item, now, self.expected, gap=False)
+        sent = Sent(item, now, gap=False)
         if isinstance(item.header, WindowHeader):
             seq = item.header.seq
             sent.gap = self.expected is not None and seq > self.expected
@@ -110,12 +108,11 @@ class Lane:
                 self.sent = min(self.sent, index)
                 return
 
-    def try_later(self, sent: Sent, now: float) -> None:
+    def try_later(self, item: Item, now: float) -> None:
         """Goes back to a message for which there was no room, and waits twice as long each time."""
-        self.expected = sent.expected
         self.not_before = now + self._backoff_s
         self._backoff_s = min(2 * self._backoff_s, _LONGEST_BACKOFF_S)
-        self.sent = min(self.sent, self.items.index(sent.item))
+        self.sent = min(self.sent, self.items.index(item))
 
     def has_sent(self, item: Item) -> bool:
         """Whether it is among those that have left since the lane last went back."""

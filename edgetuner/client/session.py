@@ -315,7 +315,7 @@ class Session:
         elif sent is None or not lane.has_sent(item) or self._is_under_way(item):
             return  # of what left before the lane went back: it is, or will be, sent again
         elif refusal.expected is None:
-            lane.try_later(sent, now)
+            lane.try_later(item, now)
         elif sent.gap:
             self.failed = SequenceError(
                 "the service awaits a window that it has acknowledged, and that is gone",
