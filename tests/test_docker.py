@@ -30,13 +30,6 @@ def arguments(path: Path, name: str) -> list[str]:
     return [argument for found, argument in instructions(path) if found == name]
 
 
-def host_path(volume: str) -> str | None:
-    """The host's side of a mount, its variable replaced by its default; None for a named volume."""
-    plain = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", volume)
-    source = plain.split(":")[0]
-    return source if source.startswith((".", "/")) else None
-
-
 def test_there_is_an_image_for_the_board_and_one_for_a_cpu() -> None:
     assert [path.suffix for path in DOCKERFILES] == [".cpu", ".jetson"]
 
@@ -94,16 +87,13 @@ def test_a_service_builds_with_arguments_its_dockerfile_knows(name: str) -> None
 
 
 @every_service
-def test_what_a_service_mounts_exists(name: str) -> None:
-    named, paths = set(), []
-    for volume in SERVICES[name]["volumes"]:
-        source = host_path(volume)
-        if source is None:
-            named.add(volume.split(":")[0])
-        else:
-            paths.append(DOCKER / source)
-    assert named == set(COMPOSE["volumes"])
-    assert all(path.is_file() for path in paths), paths
+def test_the_state_is_kept_and_the_configuration_cannot_be_written(name: str) -> None:
+    *named, configuration = SERVICES[name]["volumes"]
+    assert {volume.split(":")[0] for volume in named} == set(COMPOSE["volumes"])
+    [declared] = arguments(ROOT / SERVICES[name]["build"]["dockerfile"], "VOLUME")
+    assert f"state:{yaml.safe_load(declared)[0]}" in named
+    assert configuration["target"] == "/etc/edgetuner"
+    assert configuration["read_only"] is True
 
 
 @every_service

@@ -136,10 +136,10 @@ def test_the_user_and_the_folders_are_made(tmp_path: Path) -> None:
     uid = int((tmp_path / "etc" / "passwd").read_text().split(":")[2])
     seen = {
         name: ((tmp_path / name).stat().st_mode & 0o777, (tmp_path / name).stat().st_uid)
-        for name in ("etc/edgetuner", "var/lib/edgetuner", "var/lib/edgetuner/keys")
+        for name in ("etc/edgetuner", "etc/edgetuner/keys", "var/lib/edgetuner")
     }
     assert seen == {
         "etc/edgetuner": (0o755, 0),
+        "etc/edgetuner/keys": (0o750, 0),
         "var/lib/edgetuner": (0o750, uid),
-        "var/lib/edgetuner/keys": (0o700, uid),
     }
