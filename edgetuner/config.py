@@ -147,7 +147,11 @@ class AdaptConfig(_Section):
     rungs: tuple[Rung, ...] = Field(
         default=("statistics", "head", "cores"),
         min_length=1,
-        description="tried, cheapest first; the best on held-out windows becomes the candidate",
+        description="what is tried, each rung started from the one before it",
+    )
+    choose: Literal["best", "last"] = Field(
+        default="best",
+        description="which rung becomes the candidate: best on the held-out windows, or the last",
     )
     min_labels: int = Field(
         default=40, ge=2, description="labelled windows of the present context needed"

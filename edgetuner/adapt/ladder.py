@@ -108,6 +108,11 @@ def climb(
     return climbed
 
 
+def choose(climbed: list[Climbed], settings: AdaptConfig) -> Climbed:
+    """The rung that becomes the candidate, as `settings.choose` says."""
+    return best(climbed) if settings.choose == "best" else climbed[-1]
+
+
 def best(climbed: list[Climbed]) -> Climbed:
     """The rung with the highest held-out macro-F1; of equals, the later one has adapted more of the
     model.

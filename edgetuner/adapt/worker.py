@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from edgetuner.adapt import job as jobs
 from edgetuner.adapt.job import Job, Windows
-from edgetuner.adapt.ladder import Climbed, Material, best, climb
+from edgetuner.adapt.ladder import Climbed, Material, choose, climb
 from edgetuner.bundle import Bundle, Tensors, describe, write_bundle
 from edgetuner.drift.calibrate import MIN_WINDOWS, calibrate
 from edgetuner.drift.conformal import Reference
@@ -52,7 +52,7 @@ def run(job: Job) -> dict[str, Any]:
     windows = job.windows()
     material = _material(base, windows)
     climbed = climb(module, material, settings, _report)
-    chosen = best(climbed)
+    chosen = choose(climbed, settings)
     _report("reference")
     reference, calibrated_on = _reference(base, chosen.module, material, windows, job.ask)
     facts = {
