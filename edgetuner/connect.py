@@ -210,5 +210,5 @@ def _not_a_certificate(path: Path, why: str) -> ConfigError:
         "not a CURVE certificate",
         field=str(path),
         value=why,
-        remedy="make one with zmq.auth.create_certificates (see docs/protocol.md)",
+        remedy="make one with zmq.auth.create_certificates (see docs/security.md)",
     )

@@ -57,7 +57,9 @@ class Hello(Header):
 
     type: Literal["hello"] = "hello"
     client_id: Name
-    predictions: bool = Field(False, description="send this client the predictions of its windows")
+    predictions: bool = Field(
+        default=False, description="send this client the predictions of its windows"
+    )
 
 
 class WindowHeader(Header):
@@ -72,9 +74,11 @@ class WindowHeader(Header):
     dtype: Literal["float32", "float16"] = Field(description="of the payload, little-endian")
     shape: list[int] = Field(min_length=2, max_length=2, description="[channels, samples]")
     crc32: int = Field(ge=0, lt=2**32, description="CRC-32 (zlib) of the payload")
-    label: str | None = Field(None, description="the class, where the client knows it already")
+    label: str | None = Field(
+        default=None, description="the class, where the client knows it already"
+    )
     gap: bool = Field(
-        False,
+        default=False,
         description="the windows missing before this one will never come: take it all the same",
     )
 
@@ -127,7 +131,7 @@ class Refusal(Header):
     stream: str | None = None
     seq: int | None = None
     final: bool
-    expected: int | None = Field(None, description="the sequence number to go on with")
+    expected: int | None = Field(default=None, description="the sequence number to go on with")
     error: dict[str, Any] = Field(description="code, message, and where known field, value, remedy")
     credit: int
 
@@ -143,7 +147,7 @@ class PredictionHeader(Header):
     predicted: str = Field(description="the name of the class")
     confidence: float = Field(description="softmax probability of that class, 0 to 1")
     model: str = Field(description="the version that said so")
-    again: bool = Field(False, description="may have been published before a crash")
+    again: bool = Field(default=False, description="may have been published before a crash")
 
 
 # ------------------------------------------------------------------ operators
