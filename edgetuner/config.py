@@ -6,9 +6,11 @@ A file holds a subset of these fields; what it leaves out has the default given 
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -29,11 +31,13 @@ def _seconds(value: Any) -> Any:
     return value
 
 
+_S = TypeVar("_S", bound="_Section")
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A validator is built when its section is first used: `edgetuner status` needs an address only.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class SocketsConfig(_Section):
@@ -283,23 +287,37 @@ class Config(_Section):
         default=None,
         description="the first champion; needed until the state directory holds a version",
     )
-    sockets: SocketsConfig = Field(default=SocketsConfig())
-    security: SecurityConfig = Field(default=SecurityConfig())
-    ingest: IngestConfig = Field(default=IngestConfig())
-    store: StoreConfig = Field(default=StoreConfig())
-    inference: InferenceConfig = Field(default=InferenceConfig())
-    drift: DriftConfig = Field(default=DriftConfig())
-    adapt: AdaptConfig = Field(default=AdaptConfig())
-    gate: GateConfig = Field(default=GateConfig())
-    probation: ProbationConfig = Field(default=ProbationConfig())
-    registry: RegistryConfig = Field(default=RegistryConfig())
-    telemetry: TelemetryConfig = Field(default=TelemetryConfig())
-    status: StatusConfig = Field(default=StatusConfig())
-    log: LogConfig = Field(default=LogConfig())
+    sockets: SocketsConfig = Field(default_factory=SocketsConfig)
+    security: SecurityConfig = Field(default_factory=SecurityConfig)
+    ingest: IngestConfig = Field(default_factory=IngestConfig)
+    store: StoreConfig = Field(default_factory=StoreConfig)
+    inference: InferenceConfig = Field(default_factory=InferenceConfig)
+    drift: DriftConfig = Field(default_factory=DriftConfig)
+    adapt: AdaptConfig = Field(default_factory=AdaptConfig)
+    gate: GateConfig = Field(default_factory=GateConfig)
+    probation: ProbationConfig = Field(default_factory=ProbationConfig)
+    registry: RegistryConfig = Field(default_factory=RegistryConfig)
+    telemetry: TelemetryConfig = Field(default_factory=TelemetryConfig)
+    status: StatusConfig = Field(default_factory=StatusConfig)
+    log: LogConfig = Field(default_factory=LogConfig)
 
 
 # What a running service cannot take over: it holds them open, or built itself on them.
-FIXED = ("state_dir", "bundle", "sockets", "security", "store", "inference", "telemetry")
+FIXED = (
+    *("state_dir", "bundle", "sockets", "security", "store", "inference", "telemetry", "registry"),
+    *("ingest.max_streams", "ingest.max_backlog", "drift.sensor_faults"),
+)
+
+_SEE = "configs/default.yaml"
+
+
+def sections() -> dict[str, type[BaseModel]]:
+    """The model of every section, by its key."""
+    return {
+        name: field.annotation
+        for name, field in Config.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, _Section)
+    }
 
 
 def load_config(path: Path) -> Config:
@@ -308,6 +326,37 @@ def load_config(path: Path) -> Config:
     Raises:
         ConfigError: unreadable, not YAML, or a field that is unknown or wrong.
     """
+    return parse_config(_read(path), base=path.resolve().parent)
+
+
+def load_sockets(path: Path) -> SocketsConfig:
+    """The addresses of a file, without a look at its other sections. Raises as `load_config`."""
+    sockets = _checked(SocketsConfig, _read(path).get("sockets") or {}, "sockets")
+    return _anchored(sockets, path.resolve().parent)
+
+
+def parse_config(raw: Mapping[str, Any], *, base: Path | None = None) -> Config:
+    """Checks a mapping; relative paths are taken from `base`. Raises ConfigError."""
+    # A section of which every line is commented out reads as null.
+    empty = {name for name in sections() if raw.get(name, {}) is None}
+    present = {name: value for name, value in raw.items() if name not in empty}
+    config = _checked(Config, present)
+    return _anchored(config, base) if base is not None else config
+
+
+def fixed_changes(old: Config, new: Config) -> list[str]:
+    """Dotted names of what differs but takes a restart to change."""
+    return [name for name in FIXED if _at(old, name) != _at(new, name)]
+
+
+def _at(config: Config, dotted: str) -> Any:
+    value: Any = config
+    for name in dotted.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -325,68 +374,62 @@ def load_config(path: Path) -> Config:
             value=type(raw).__name__,
             remedy="write `key: value`",
         )
-    return parse_config(raw or {}, base=path.resolve().parent)
+    return raw or {}
 
 
-def parse_config(raw: dict[str, Any], *, base: Path | None = None) -> Config:
-    """Checks a mapping; relative paths are taken from `base`. Raises ConfigError."""
+def _checked(section: type[_S], raw: Any, name: str = "") -> _S:
     try:
-        config = Config.model_validate(raw)
+        return section.model_validate(raw)
     except ValidationError as error:
-        raise _translated(error) from None
-    return _anchored(config, base) if base is not None else config
+        raise _translated(error, name) from None
 
 
-def fixed_changes(old: Config, new: Config) -> list[str]:
-    """The sections that differ but take a restart to change."""
-    return [name for name in FIXED if getattr(old, name) != getattr(new, name)]
+def _anchored(section: _S, base: Path) -> _S:
+    """The same with every path absolute, those in ipc addresses included."""
 
-
-def describe() -> list[tuple[str, str, Any]]:
-    """(dotted name, description, default) of every field, in the order of this file."""
-    rows: list[tuple[str, str, Any]] = []
-    for name, field in Config.model_fields.items():
-        if isinstance(field.default, _Section):
-            rows += [
-                (f"{name}.{inner}", spec.description or "", spec.default)
-                for inner, spec in type(field.default).model_fields.items()
-            ]
-        else:
-            rows.append((name, field.description or "", field.default))
-    return rows
-
-
-def _anchored(config: Config, base: Path) -> Config:
-    """The same configuration with every path absolute, ipc addresses included."""
-
-    def anchor(value: Any) -> Any:
+    def anchor(value: Any, name: str) -> Any:
         if isinstance(value, Path):
-            return base / value.expanduser()
+            return base / _expanded(value, name)
         if isinstance(value, str) and value.startswith("ipc://") and value[6:7] not in ("/", "@"):
             return f"ipc://{base / value[6:]}"
         if isinstance(value, _Section):
-            fields = {name: anchor(getattr(value, name)) for name in type(value).model_fields}
-            return value.model_copy(update=fields)
+            return _anchored(value, base)
         return value
 
-    anchored = anchor(config)
-    assert isinstance(anchored, Config)
-    return anchored
+    fields = {name: anchor(getattr(section, name), name) for name in type(section).model_fields}
+    return section.model_copy(update=fields)
 
 
-def _translated(error: ValidationError) -> ConfigError:
+def _expanded(path: Path, name: str) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            "nobody's home folder", field=name, value=str(path), remedy="write the path in full"
+        ) from None
+
+
+def _translated(error: ValidationError, section: str) -> ConfigError:
     first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"]) or "config"
+    field = ".".join(str(part) for part in (section, *first["loc"]) if part != "") or "config"
     if first["type"] == "extra_forbidden":
-        return ConfigError(
-            "unknown key", field=field, remedy="see configs/default.yaml for the keys there are"
-        )
+        close = difflib.get_close_matches(field, _names(), n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return ConfigError("unknown key", field=field, remedy=f"{hint}{_SEE} has all there are")
+    problem = first["msg"].removeprefix("Value error, ")
+    about_whole = isinstance(first["input"], dict)  # the message names the keys by itself
     return ConfigError(
-        first["msg"][0].lower() + first["msg"][1:],
+        problem[0].lower() + problem[1:],
         field=field,
-        value=first["input"],
-        remedy="see configs/default.yaml for its meaning and unit",
+        value=None if about_whole else first["input"],
+        remedy=f"{_SEE} tells its meaning and unit",
     )
+
+
+def _names() -> Iterator[str]:
+    yield from Config.model_fields
+    for name, section in sections().items():
+        yield from (f"{name}.{key}" for key in section.model_fields)
 
 
 def _one_line(error: Exception) -> str:

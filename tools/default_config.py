@@ -10,23 +10,23 @@ from typing import Any
 
 import yaml
 
-from edgetuner.config import Config
+from edgetuner.config import FIXED, Config, sections
 
 _HEAD = """\
 # Every key of edgetuner, with its default. A file needs only what it changes; unknown keys are
-refused. #
+# refused.
+#
 #   edgetuner validate-config FILE     checks a file and shows it in full
 #   edgetuner run -c FILE              runs the service with it
 #
-# Paths are taken from the folder of the file. Durations are seconds, or 90s, 15min, 6h, 7d. SIGHUP
-takes over # changes in the sections ingest, drift, adapt, gate, probation, registry, status and
-log; the others need a restart.
+# Relative paths are taken from the folder of the file. Durations are seconds, or 90s, 15min, 6h,
+# 7d.
 """
 
 
 def render() -> str:
     """The whole file."""
-    blocks = [_HEAD]
+    blocks = [_HEAD + "#\n" + _comment(_reload(), "")]
     config = Config()
     for name, field in Config.model_fields.items():
         value = getattr(config, name)
@@ -42,6 +42,16 @@ def render() -> str:
     return "\n".join(blocks)
 
 
+def _reload() -> str:
+    """What SIGHUP takes over, from what it does not."""
+    live = [name for name in sections() if name not in FIXED]
+    but = [name for name in FIXED if "." in name]
+    return (
+        f"SIGHUP takes over changes in the sections {', '.join(live[:-1])} and {live[-1]}, apart "
+        f"from {', '.join(but[:-1])} and {but[-1]}; these and the other sections need a restart."
+    )
+
+
 def _entry(name: str, description: str, value: Any, indent: str) -> str:
     plain = list(value) if isinstance(value, tuple) else value
     if not isinstance(plain, int | float | str | list | None):
@@ -51,7 +61,7 @@ def _entry(name: str, description: str, value: Any, indent: str) -> str:
 
 
 def _comment(text: str, indent: str) -> str:
-    lines = textwrap.wrap(text, 108 - len(indent))
+    lines = textwrap.wrap(text, 98 - len(indent))
     return "".join(f"{indent}# {line}\n" for line in lines)
 
 
