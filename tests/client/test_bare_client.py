@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
+import subprocess
 from pathlib import Path
+
+import pytest
 
 from .bare_client import BareClient, window
 from .model_service import Peer
@@ -71,3 +75,25 @@ def test_a_new_program_goes_on_counting(address: str, peers: list[Peer]) -> None
         finally:
             client.close()
     assert list(peers[0].disk.windows["s"]) == [0, 1]
+
+
+def test_the_one_in_javascript_does_the_same(address: str, peers: list[Peer]) -> None:
+    """Where node has the zeromq package: `npm install zeromq` in docs/examples or above it."""
+    folder = Path(__file__).parents[2] / "docs" / "examples"
+    node = shutil.which("node")
+    if (
+        node is None
+        or subprocess.run(
+            [node, "-e", "require.resolve('zeromq')"], cwd=folder, stderr=subprocess.DEVNULL
+        ).returncode
+    ):
+        pytest.skip("needs node with the zeromq package")
+    with subprocess.Popen(
+        [node, "client.mjs", address, "js", "200"], cwd=folder, stdout=subprocess.PIPE, text=True
+    ) as process:
+        for _ in range(3):
+            peers[-1].wait_until_seen(20)
+            peers.append(peers[-1].reborn())
+        output, _ = process.communicate(timeout=60)
+    assert output.splitlines()[-1] == "200 windows acknowledged, the last one 199"
+    assert list(peers[-1].disk.windows["js"]) == list(range(200))
