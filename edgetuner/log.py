@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -40,12 +41,13 @@ class Log:
             line = f"{clock} {level:7} {name:20} {readable(data)}"
         else:
             line = json.dumps({"t": round(time.time(), 3), "level": level, "event": name, **data})
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):  # the reader is gone, the disk is full: predict on
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
 
 
 def readable(data: dict[str, Any], prefix: str = "") -> str:
-    """`key=value` pairs, nested keys joined by a dot, long numbers shortened."""
+    """`key=value` pairs in one line, nested keys joined by a dot, long numbers shortened."""
     parts = []
     for key, value in data.items():
         if isinstance(value, dict):
@@ -53,5 +55,11 @@ def readable(data: dict[str, Any], prefix: str = "") -> str:
         elif isinstance(value, float):
             parts.append(f"{prefix}{key}={value:.4g}")
         else:
-            parts.append(f"{prefix}{key}={value}")
+            parts.append(f"{prefix}{key}={one_line(value)}")
     return " ".join(part for part in parts if part)
+
+
+def one_line(value: Any) -> str:
+    """The text of a value; quoted where it would break the line or steer the terminal."""
+    text = str(value)
+    return text if text.isprintable() else repr(text)

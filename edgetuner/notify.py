@@ -16,7 +16,8 @@ class Notify:
         self._address = os.environ.get("NOTIFY_SOCKET", "")
         usec = os.environ.get("WATCHDOG_USEC", "")
         mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        self.watchdog_s = int(usec) / 1e6 if usec.isdigit() and mine else None
+        # Zero is no interval: feeding it would never rest.
+        self.watchdog_s = (int(usec) / 1e6 or None) if usec.isdigit() and mine else None
 
     def ready(self, status: str) -> None:
         """Sockets are bound and the model is loaded."""
