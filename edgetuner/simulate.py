@@ -22,6 +22,7 @@ from edgetuner.data import WindowSet
 from edgetuner.errors import UsageError
 
 _FLUSH_S = 30.0
+_END = object()
 
 
 @dataclass(frozen=True)
@@ -185,31 +186,32 @@ class Sensor:
     def take_predictions(self, timeout_s: float = 0.0) -> None:
         """Notes the predictions that have come; waits up to `timeout_s` for the next."""
         for prediction in self._client.predictions(timeout=timeout_s):
+            sent = self._by_seq.get(prediction.seq)
+            if sent is None:  # of an earlier simulation, which did not wait for it
+                continue
             self._outcome.predictions += 1
-            sent = self._by_seq[prediction.seq]
             sent.predicted, sent.model = prediction.predicted, prediction.model
 
     @property
     def missing(self) -> int:
-        """Windows without a prediction so far."""
-        return sum(sent.predicted is None for sent in self._by_seq.values())
+        """Windows that wait for their prediction; those that were refused get none."""
+        refused = {refusal.seq for refusal in self._client.refusals if refusal.of == "window"}
+        waiting = (seq for seq, sent in self._by_seq.items() if sent.predicted is None)
+        return sum(seq not in refused for seq in waiting)
 
 
 def in_bouts(windows: WindowSet, bout: int) -> NDArray[np.int64]:
     """Row numbers, rotating through the classes, `bout` windows of each in a row, in time order
     within it.
 
-    Within a class, recordings (groups other than `t`) follow each other as a whole. A class that
-    runs out is passed over. Every row comes exactly once.
+    Within a class, recordings follow each other as a whole. A class that runs out is passed over.
+    Every row comes exactly once.
     """
+    t, recording = _time(windows), _recording(windows)
     waiting = []
     for label in np.unique(windows.y):
         rows = np.flatnonzero(windows.y == label)
-        others = [
-            windows.groups[g][rows] for g in sorted(windows.groups) if g not in ("t", "recording")
-        ]
-        t = windows.groups.get("t", np.arange(len(windows)))[rows]
-        waiting.append(deque(rows[np.lexsort((t, *others))].tolist()))
+        waiting.append(deque(rows[np.lexsort((t[rows], recording[rows]))].tolist()))
     order: list[int] = []
     while waiting:
         for queue in waiting:
@@ -226,9 +228,21 @@ def spacing(
     Neighbours of one recording are `hop_s` apart and may overlap; a new bout begins with fresh
     samples.
     """
-    t = windows.groups.get("t", np.arange(len(windows)))
-    neighbours = (np.diff(t[order]) == 1) & (np.diff(windows.y[order]) == 0)
-    return np.concatenate([[length_s], np.where(neighbours, hop_s, length_s)])
+    same = np.diff(_recording(windows)[order]) == 0
+    neighbours = same & (np.diff(_time(windows)[order]) == 1)
+    return np.concatenate([[length_s], np.where(neighbours, hop_s, length_s)])[: len(order)]
+
+
+def _time(windows: WindowSet) -> NDArray[np.int64]:
+    """Place in time within its recording, (N,); the order of the rows where that is not known."""
+    return windows.groups.get("t", np.arange(len(windows)))
+
+
+def _recording(windows: WindowSet) -> NDArray[np.int64]:
+    """Number of each window's recording, (N,): its class and every group but `t`."""
+    names = [windows.y, *(windows.groups[name] for name in sorted(windows.groups) if name != "t")]
+    _, number = np.unique(np.stack(names), axis=1, return_inverse=True)
+    return number.reshape(-1)
 
 
 def simulate(
@@ -274,6 +288,3 @@ def simulate(
         outcome.refusals += [refusal.error for refusal in client.refusals]
     outcome.seconds = time.monotonic() - start
     return outcome
-
-
-_END = object()
