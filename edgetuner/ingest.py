@@ -35,6 +35,9 @@ from edgetuner.transport import AsyncSocket, Received, Sockets, receive_batch, s
 
 _RATE_TOLERANCE = 0.02  # of the sampling rate; a sensor's own clock is off by less
 _RATE_SPAN_S = 10.0
+# Standard deviations from the source's mean: beyond any sensor, and far below float32's limit.
+_SANE = 1e6
+_KEPT = 8192  # recovered predictions that wait for their clients to come back
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class Ingest:
         self._on_windows = on_windows
         self._on_labels = on_labels
         self._listeners: dict[str, bytes] = {}  # client that wants predictions -> its routing id
+        self._recovered: deque[tuple[str, list[bytes]]] = deque(maxlen=_KEPT)
         self._recent: defaultdict[tuple[str, str], deque[float]] = defaultdict(deque)
         self.counts: Counter[str] = Counter(
             {"windows": 0, "labels": 0, "duplicates": 0, "lost": 0, "refused": 0}
@@ -105,6 +109,12 @@ class Ingest:
             peer = self._listeners.get(one.window.client)
             if peer is not None:
                 send_now(self._router, [peer, *protocol.encode(prediction_header(one, names))])
+
+    def keep(self, recovered: Sequence[Predicted], names: Sequence[str]) -> None:
+        """Keeps predictions made up for at the start until their clients have said hello."""
+        for one in recovered:
+            frames = protocol.encode(prediction_header(one, names))
+            self._recovered.append((one.window.client, frames))
 
     # ------------------------------------------------------------------ one message
 
@@ -154,7 +164,22 @@ class Ingest:
             )
         if header.label is not None:
             _class_index(header.label, manifest)
-        return protocol.decode_samples(header, payload)
+        x = protocol.decode_samples(header, payload)
+        self._check_range(x)
+        return x
+
+    def _check_range(self, x: NDArray[np.float32]) -> None:
+        bundle = self._pipeline.version.bundle
+        with np.errstate(over="ignore"):  # infinity is beyond the limit too
+            reach = np.abs(x - bundle.mean[:, None]).max(1) / bundle.std
+        if (reach > _SANE).any():
+            worst = int(reach.argmax())
+            raise WindowError(
+                "no sensor measures this",
+                field="payload",
+                value=f"{np.abs(x[worst]).max():.3g} in {bundle.manifest.channels[worst]}",
+                remedy="send physical units, and drop what a broken sensor says",
+            )
 
     # ------------------------------------------------------------------ a batch
 
@@ -175,7 +200,9 @@ class Ingest:
         """
         header = arrival.header
         assert isinstance(header, WindowHeader)
-        recent, now = self._recent[header.client_id, header.stream], time.monotonic()
+        now = time.monotonic()
+        self._forget_silent(now - _RATE_SPAN_S)
+        recent = self._recent[header.client_id, header.stream]
         while recent and recent[0] < now - _RATE_SPAN_S:
             recent.popleft()
         most = self._settings().max_windows_per_s
@@ -190,6 +217,12 @@ class Ingest:
             return False
         recent.append(now)
         return True
+
+    def _forget_silent(self, before: float) -> None:
+        """Streams that were refused for want of room must not pile up here."""
+        if len(self._recent) > 2 * self._settings().max_streams:
+            for key in [key for key, recent in self._recent.items() if recent[-1] < before]:
+                del self._recent[key]
 
     async def _take_windows(self, arrivals: list[_Arrival]) -> None:
         manifest = self._pipeline.version.manifest
@@ -269,6 +302,15 @@ class Ingest:
             streams=streams,
         )
         send_now(self._router, [peer, *protocol.encode(welcome)])
+        if hello.predictions:
+            self._send_recovered(peer, hello.client_id)
+
+    def _send_recovered(self, peer: bytes, client: str) -> None:
+        for name, frames in self._recovered:
+            if name == client:
+                send_now(self._router, [peer, *frames])
+        others = [kept for kept in self._recovered if kept[0] != client]
+        self._recovered = deque(others, maxlen=_KEPT)
 
     # ------------------------------------------------------------------ answers
 
@@ -356,7 +398,7 @@ def _entry(arrival: _Arrival, manifest: Manifest) -> Entry:
         x=arrival.x,
         crc32=header.crc32,
         refusal=arrival.refusal.code if arrival.refusal is not None else None,
-        plain=arrival.peer is None,
+        plain=arrival.peer is None or header.gap,  # either way the missing ones will never come
         label=_class_index(header.label or "", manifest) if labelled else None,
     )
 

@@ -8,6 +8,7 @@ monitor by the second, which is why a swap between two batches needs no lock.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -60,25 +61,35 @@ class Pipeline:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._store_thread, work, self._store)
 
-    async def predict(
-        self, windows: Sequence[Window], *, again: bool = False
-    ) -> tuple[list[Predicted], list[Finding]]:
-        """Predicts a batch on the live version, records it, and watches for drift.
+    async def predict(self, windows: Sequence[Window]) -> tuple[list[Predicted], list[Finding]]:
+        """Predicts a batch on the live version, watches for drift, and records it.
 
         Returns:
             The predictions in the order of the windows, already on record, and what the detectors
             found.
+
+        Raises:
+            StoreError: they cannot be recorded.
         """
-        loop = asyncio.get_running_loop()
-        predicted, findings = await loop.run_in_executor(
-            self._model_thread, self._predict_and_watch, list(windows), again
-        )
+        predicted, findings = await self.infer(windows)
+        return await self.record(predicted), findings
+
+    async def infer(self, windows: Sequence[Window]) -> tuple[list[Predicted], list[Finding]]:
+        """Predicts a batch on the live version and watches for drift; nothing is on record yet."""
+        return await self.modelled(lambda: self._predict_and_watch(windows))
+
+    async def record(self, predicted: Sequence[Predicted]) -> list[Predicted]:
+        """Puts predictions on record and returns those that are the first of their window.
+
+        Raises:
+            StoreError: the disk is full or fails; nothing is on record, and it may be tried again.
+        """
         first = await self.stored(
             lambda store: store.record(
                 Prediction(p.window.row, p.predicted, p.confidence, p.version) for p in predicted
             )
         )
-        return [p for p, new in zip(predicted, first, strict=True) if new], findings
+        return [p for p, new in zip(predicted, first, strict=True) if new]
 
     async def unpublished(self) -> list[Predicted]:
         """Predictions on record that may not have gone out before a crash."""
@@ -122,7 +133,7 @@ class Pipeline:
         self._store_thread.shutdown()
 
     def _predict_and_watch(
-        self, windows: list[Window], again: bool
+        self, windows: Sequence[Window]
     ) -> tuple[list[Predicted], list[Finding]]:
         version = self._live.version
         x = np.stack([window.x for window in windows])
@@ -136,7 +147,7 @@ class Pipeline:
             out.confidence,
         )
         return [
-            Predicted(window, int(label), float(confidence), version.id, again)
+            Predicted(window, int(label), float(confidence), version.id)
             for window, label, confidence in zip(
                 windows, out.predicted, out.confidence, strict=True
             )
@@ -152,7 +163,8 @@ def watch_with(config: Config, version: ModelVersion) -> DriftMonitor:
     """The drift monitor of a version, as configured."""
     return DriftMonitor(
         version.reference,
-        MonitorSettings(max_streams=config.ingest.max_streams),
+        # The store bounds the streams; one that it knows from before must not be turned away here.
+        MonitorSettings(max_streams=sys.maxsize),
         version.sensor if config.drift.sensor_faults else None,
     )
 

@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 
 from edgetuner.config import InferenceConfig
 from edgetuner.drift.monitor import Finding
+from edgetuner.errors import StoreError
 from edgetuner.pipeline import Pipeline, Predicted
 from edgetuner.store import Window
 
 _RECOVER = 256
 _LATENCIES = 512  # windows over which the latency quantiles are taken
+_RETRY_S = 1.0  # until a disk that was full is tried again
 
 Done = Callable[[Sequence[Predicted], Sequence[Finding]], None]
 
@@ -26,14 +28,21 @@ class Predictor:
         settings: `max_batch`.
         max_backlog: windows that may wait; beyond it `put` waits, and with it whoever sends.
         done: called with each batch of predictions on record, and what the detectors found.
+        failed: called when predictions cannot be recorded; they are kept, and it is tried again.
     """
 
     def __init__(
-        self, pipeline: Pipeline, settings: InferenceConfig, max_backlog: int, done: Done
+        self,
+        pipeline: Pipeline,
+        settings: InferenceConfig,
+        max_backlog: int,
+        done: Done,
+        failed: Callable[[StoreError], None],
     ) -> None:
         self._pipeline = pipeline
         self._max_batch = settings.max_batch
         self._done = done
+        self._failed = failed
         self._queue: asyncio.Queue[tuple[Window, float]] = asyncio.Queue(max_backlog)
         self._latencies: deque[float] = deque(maxlen=_LATENCIES)
         self.predicted = 0
@@ -62,16 +71,17 @@ class Predictor:
         for window in windows:
             await self._queue.put((window, now))
 
-    async def recover(self) -> None:
+    async def recover(self) -> list[Predicted]:
         """Predicts what an earlier run acknowledged and did not predict, and sends again what it
-        may not have sent.
+        may not have sent; returns all of it, in order.
         """
-        unpublished = await self._pipeline.unpublished()
-        if unpublished:
-            await self._publish(unpublished, [])
+        recovered = await self._pipeline.unpublished()
+        if recovered:
+            await self._publish(recovered, [])
         while windows := await self._pipeline.stored(lambda s: s.unpredicted(_RECOVER)):
             for start in range(0, len(windows), self._max_batch):
-                await self._predict(windows[start : start + self._max_batch], again=True)
+                recovered += await self._predict(windows[start : start + self._max_batch])
+        return recovered
 
     async def serve(self) -> None:
         """Predicts what is queued, until cancelled."""
@@ -94,10 +104,22 @@ class Predictor:
             return False
         return True
 
-    async def _predict(self, windows: Sequence[Window], *, again: bool = False) -> None:
-        predicted, findings = await self._pipeline.predict(windows, again=again)
+    async def _predict(self, windows: Sequence[Window]) -> list[Predicted]:
+        inferred, findings = await self._pipeline.infer(windows)
+        predicted = await self._record(inferred)
         self.predicted += len(predicted)
         await self._publish(predicted, findings)
+        return predicted
+
+    async def _record(self, inferred: Sequence[Predicted]) -> list[Predicted]:
+        """Waits for a full disk: these windows are acknowledged, and giving up would lose them."""
+        while True:
+            try:
+                return await self._pipeline.record(inferred)
+            except StoreError as error:
+                self._failed(error)
+                self.turns += 1  # waiting, and not hung
+                await asyncio.sleep(_RETRY_S)
 
     async def _publish(self, predicted: Sequence[Predicted], findings: Sequence[Finding]) -> None:
         self._done(predicted, findings)

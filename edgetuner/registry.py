@@ -11,6 +11,7 @@ proven version.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -170,18 +171,24 @@ class Registry:
         spare = [version for version in self.ids() if version not in aliased]
         gone = spare[: max(0, len(spare) - self._keep)]
         for version in gone:
-            shutil.rmtree(self._versions / version)
+            # Out of sight at once: a half-deleted version must never look like a whole one.
+            folder = self._versions / f".{version}.gone"
+            with contextlib.suppress(OSError):
+                (self._versions / version).rename(folder)
+            shutil.rmtree(folder, ignore_errors=True)
         return gone
 
     def history(self) -> list[dict[str, Any]]:
         """Every action so far: `t` (Unix seconds), `action`, `version`, `reason`."""
         try:
-            lines = self._history_file.read_text().splitlines()
+            lines = self._history_file.read_text(errors="replace").splitlines()
         except FileNotFoundError:
             return []
-        return [
-            json.loads(line) for line in lines if line.endswith("}")
-        ]  # a torn last line is left
+        entries = []
+        for line in lines:
+            with contextlib.suppress(ValueError):  # torn by a loss of power
+                entries.append(json.loads(line))
+        return entries
 
     def _move(self, aliases: Aliases, action: str, version: str, reason: str) -> None:
         staging = self._aliases_file.with_suffix(".incoming")
@@ -191,10 +198,12 @@ class Registry:
                 json.dump(asdict(aliases), file)
                 file.flush()
                 os.fsync(file.fileno())
+            # Before the alias: where this fails, nothing has moved. A line begins with its own
+            # break, since the one before may be torn.
+            with self._history_file.open("a") as file:
+                file.write("\n" + json.dumps(entry))
             staging.replace(self._aliases_file)
             _sync(self._aliases_file.parent)
-            with self._history_file.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
         except OSError as error:
             raise StoreError(
                 "cannot move an alias",

@@ -51,20 +51,31 @@ class Service:
         self._boot_id = uuid.uuid4().hex
         self._started = time.monotonic()
         self._stop = asyncio.Event()
+        self._serving = False
+        self._store_problem: str | None = None
         self._notify = Notify()
         self._log = Log(config.log.level, config.log.format)
 
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT. Raises EdgetunerError if it cannot start."""
+        self._heed_signals()
         async with contextlib.AsyncExitStack() as stack:
             await self._start(stack)
-            await self._predictor.recover()
+            recovered = await self._predictor.recover()
+            self._ingest.keep(recovered, self._pipeline.version.classes)
             model = self._pipeline.version.id
             self._notify.ready(f"serving {model}")
             self._publish("event.started", {"version": __version__, "model": model})
             await self._serve()
 
     # ------------------------------------------------------------------ start
+
+    def _heed_signals(self) -> None:
+        # From the first moment: a signal that is not handled ends the process and leaves sockets.
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         config = self.config
@@ -133,7 +144,11 @@ class Service:
             self._device,
         )
         self._predictor = Predictor(
-            self._pipeline, config.inference, config.ingest.max_backlog, self._on_predicted
+            self._pipeline,
+            config.inference,
+            config.ingest.max_backlog,
+            self._on_predicted,
+            self._on_store_failed,
         )
         self._ingest = Ingest(
             self._sockets,
@@ -149,10 +164,7 @@ class Service:
     # ------------------------------------------------------------------ serve
 
     async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        self._serving = True
         intake = [self._ingest.serve(self._router)]
         if self._plain is not None:
             intake.append(self._ingest.serve(self._plain, plain=True))
@@ -179,6 +191,7 @@ class Service:
             task.result()  # a part that broke says why, and the service ends with its error
 
     def _on_predicted(self, predicted: Sequence[Predicted], findings: Sequence[Finding]) -> None:
+        self._store_problem = None
         names = self._pipeline.version.classes
         self._ingest.send_predictions(predicted, names)
         if self.config.status.predictions:
@@ -189,6 +202,11 @@ class Service:
             self._publish(f"event.{finding.kind}", describe_finding(finding))
         self._coordinator.on_findings(findings)
         self._coordinator.on_predictions(len(predicted))
+
+    def _on_store_failed(self, error: StoreError) -> None:
+        if str(error) != self._store_problem:
+            self._store_problem = str(error)
+            self._publish("event.store_failed", {"error": error.to_wire()})
 
     async def _beat(self) -> None:
         turns = -1
@@ -217,7 +235,7 @@ class Service:
 
     def _reload(self) -> None:
         """SIGHUP: the whole new configuration, or none of it."""
-        if self._config_path is None:
+        if self._config_path is None or not self._serving:
             return
         self._notify.reloading()
         try:

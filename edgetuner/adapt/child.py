@@ -33,42 +33,64 @@ async def train(job: Job, progress: Progress) -> dict[str, Any]:
         AdaptationError: it ended without a candidate.
     """
     settings = job.ask.settings
-    with (job.path / jobs.LOG).open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "edgetuner.adapt.worker", os.fspath(job.path)),
-            stdin=asyncio.subprocess.PIPE,  # its end tells the child that we are gone
-            stdout=asyncio.subprocess.PIPE,
-            stderr=log,
-            env=_environment(settings.threads),
-            start_new_session=True,  # Ctrl-C is for the service, which then ends the child
-        )
+    process = await _start(job)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.setpriority(os.PRIO_PROCESS, process.pid, settings.nice)
-    work = asyncio.gather(
-        _listen(process, job.ask.job, progress),
-        _guard_memory(process, settings.memory_budget_mb),
-    )
+    watch = [
+        asyncio.ensure_future(_listen(process, job.ask.job, progress)),
+        asyncio.ensure_future(_guard_memory(process, settings.memory_budget_mb)),
+    ]
     try:
-        await asyncio.wait_for(work, settings.deadline_s)
-    except asyncio.TimeoutError:
+        done, late = await asyncio.wait(
+            watch, timeout=settings.deadline_s, return_when=asyncio.FIRST_EXCEPTION
+        )
+        for task in done:
+            task.result()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        for task in watch:
+            task.cancel()
+        await asyncio.gather(*watch, return_exceptions=True)
+        await process.wait()
+    if late:
         raise BudgetError(
             "training took too long",
             field="adapt.deadline_s",
             value=settings.deadline_s,
             remedy="raise it, or lower adapt.steps or adapt.max_windows",
-        ) from None
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        )
     return _result(job, process.returncode)
+
+
+async def _start(job: Job) -> asyncio.subprocess.Process:
+    try:
+        with (job.path / jobs.LOG).open("wb") as log:
+            return await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "edgetuner.adapt.worker", os.fspath(job.path)),
+                stdin=asyncio.subprocess.PIPE,  # its end tells the child that we are gone
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                env=_environment(job.ask.settings.threads),
+                start_new_session=True,  # Ctrl-C is for the service, which then ends the child
+            )
+    except OSError as error:
+        raise AdaptationError(
+            "the training process cannot be started",
+            field=job.ask.job,
+            value=error.strerror,
+            remedy="see that there is memory and disk space to spare",
+        ) from None
 
 
 async def _listen(process: asyncio.subprocess.Process, name: str, progress: Progress) -> None:
     assert process.stdout is not None
-    async for line in process.stdout:
-        with contextlib.suppress(ValueError):  # a library that prints is not our business
-            progress({"job": name, **json.loads(line)})
+    while not process.stdout.at_eof():
+        # A library that prints is not our business, be it no JSON or a line without end.
+        with contextlib.suppress(ValueError):
+            said = json.loads(await process.stdout.readline())
+            if isinstance(said, dict):
+                progress({"job": name, **said})
     await process.wait()
 
 

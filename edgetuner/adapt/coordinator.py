@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -41,6 +41,7 @@ Publish = Callable[[str, dict[str, Any]], None]
 
 _TICK_S = 1.0  # cool-downs and free memory change without anybody saying so
 _LATER = 1000  # labelled windows, newest first, that a gate or a probation looks at
+_PATIENCE_S = 2.0  # an operator's request waits; shorter than his client does
 _MIN_EVIDENCE = 8  # labelled windows before probation may end badly
 
 
@@ -110,6 +111,8 @@ class Coordinator:
         self.state = "watching"
         self.paused = False
         self.deferred: str | None = None
+        self._problem: str | None = None
+        self._progress: dict[str, Any] = {}
         self.counts = dict.fromkeys(
             ("adaptations", "swaps", "refused", "failed", "promotions", "rollbacks"), 0
         )
@@ -143,6 +146,8 @@ class Coordinator:
             about["drifted"] = ["/".join(key) for key in sorted(self._drifted)]
         if self.deferred is not None:
             about["deferred"] = self.deferred
+        if self._progress:
+            about["progress"] = self._progress
         if self._probation is not None:
             about["probation"] = {
                 "windows": self._probation.windows,
@@ -154,7 +159,7 @@ class Coordinator:
 
     def request(self, why: str) -> None:
         """Adapt as soon as it is admitted, drift or not. Raises BusyError if one is under way."""
-        if self.paused or self._training is not None or self._probation is not None:
+        if self.paused or self.state in ("training", "gate", "probation"):
             raise BusyError(
                 "cannot begin an adaptation now",
                 field="adapt",
@@ -181,10 +186,10 @@ class Coordinator:
     async def promote(self, version: str, reason: str) -> str:
         """Makes a version the champion, now. Returns its id."""
         path = self._registry.path(version)
-        async with self._busy:
-            self._probation = None
-            await self._serve(path)
+        async with self._transition():
+            loaded = await self._load(path)
             self._registry.promote(path.name, reason)
+            await self._serve(loaded)
             self.counts["promotions"] += 1
             self._settle("promoted", version=path.name, reason=reason)
         return path.name
@@ -193,7 +198,7 @@ class Coordinator:
         """Takes back the version on probation, or else the champion. Returns the version live
         now.
         """
-        async with self._busy:
+        async with self._transition():
             if self._probation is not None:
                 return await self._roll_back(self._probation, reason)
             if self._registry.aliases.previous is None:
@@ -202,8 +207,9 @@ class Coordinator:
                     field="previous",
                     remedy="name one: `edgetuner models promote VERSION`",
                 )
-            await self._serve(self._registry.path("previous"))
+            loaded = await self._load(self._registry.path("previous"))
             version = self._registry.restore_previous(reason)
+            await self._serve(loaded)
             self.counts["rollbacks"] += 1
             self._settle("rollback", version=version, reason=reason)
             return version
@@ -216,7 +222,14 @@ class Coordinator:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _TICK_S)
             self._wake.clear()
-            await self.consider()
+            try:
+                await self.consider()
+            except (
+                EdgetunerError
+            ) as error:  # such as a full disk: predictions go on, and it may pass
+                self._trouble(error)
+            else:
+                self._problem = None
 
     async def consider(self) -> None:
         """One look at the situation, and the step that it calls for."""
@@ -228,8 +241,18 @@ class Coordinator:
 
     async def _adapt(self) -> None:
         why = self._requested or "; ".join(self._drifted.values())
-        context = await self._context()
-        reason = refusal(self._situation(context), self._config())
+        starts = await self._starts()
+        # Reading thousands of windows at every label, only to count, would hold up the store.
+        counts = await self._pipeline.stored(lambda store: store.count_labels(starts))
+        reason = refusal(
+            self._situation(int(counts.sum()), int((counts > 0).sum())), self._config()
+        )
+        if reason is not None:
+            self._defer(reason)
+            return
+        context = await self._context(starts)
+        labelled = context.y[context.y >= 0]
+        reason = refusal(self._situation(len(labelled), len(np.unique(labelled))), self._config())
         if reason is not None:
             self._defer(reason)
             return
@@ -258,24 +281,32 @@ class Coordinator:
             self._back_off()
             self._settle("adaptation_failed", error=error.to_wire())
 
-    async def _context(self) -> Context:
-        """The windows of the present context: since its last drift for each stream, without sensor
-        faults.
-        """
+    async def _starts(self) -> dict[StreamKey, int]:
+        """The first window of the present context of each stream: where it last drifted."""
         keys = await self._pipeline.stored(lambda store: list(store.next_seqs()))
-        starts = await self._pipeline.watched(
+        return await self._pipeline.watched(
             lambda monitor: {key: monitor.context_start(key) for key in keys}
         )
+
+    async def _context(self, starts: dict[StreamKey, int]) -> Context:
+        """The windows of the present context, without those of a faulty sensor.
+
+        A stream that was not found to have drifted counts from the moment at which the first of the
+        others did: what it did long before may not be the present.
+        """
         most = self._config().adapt.max_windows
         context = await self._pipeline.stored(lambda store: store.context(starts, most))
-        return context.take(~self._faults.cover(context))
+        context = context.take(~self._faults.cover(context))
+        drifted = np.isin(context.stream, [context.keys.index(key) for key in self._drifted])
+        if not drifted.any():
+            return context
+        return context.take(context.row >= context.row[drifted].min())
 
-    def _situation(self, context: Context) -> Situation:
-        labelled = context.y[context.y >= 0]
+    def _situation(self, labels: int, classes: int) -> Situation:
         day_ago = time.time() - 86400
         return Situation(
-            labels=len(labelled),
-            classes=len(np.unique(labelled)),
+            labels=labels,
+            classes=classes,
             faults=self._faults.standing(),
             board=self.board,
             spent_j=sum(j for t, j in self._spent_j if t > day_ago),
@@ -306,29 +337,31 @@ class Coordinator:
             allow_factories=config.inference.allow_factories,
         )
         base = self._registry.path(self._pipeline.version.id)
+        # Before, and not after: on a board without a clock the newest job may have the oldest name.
+        await asyncio.to_thread(jobs.prune, self._jobs, config.adapt.keep_jobs - 1)
         return await asyncio.to_thread(Job.create, self._jobs, ask, base, windows)
 
     async def _train(self, job: Job) -> dict[str, Any]:
         self._telemetry.phase("train")
         before = self._telemetry.energy_j().get("train", 0.0)
-        self._training = asyncio.ensure_future(
-            train(job, lambda progress: self._publish("status.adaptation", progress))
-        )
+        training = self._training = asyncio.create_task(train(job, self._on_progress))
         try:
-            return await self._training
-        except asyncio.CancelledError:
-            if not self._training.cancelled():
-                self._training.cancel()
-                raise  # the service is going down
-            raise AdaptationError(
-                "stopped by an operator", field=job.ask.job, remedy="resume to adapt again"
-            ) from None
+            await asyncio.wait([training])
+            if training.cancelled():
+                raise AdaptationError(
+                    "stopped by an operator", field=job.ask.job, remedy="resume to adapt again"
+                )
+            return training.result()
+        except asyncio.CancelledError:  # the service is going down
+            training.cancel()
+            await asyncio.wait([training])
+            raise
         finally:
             self._training = None
+            self._progress = {}
             self._telemetry.phase("infer")
             spent = self._telemetry.energy_j().get("train", 0.0) - before
             self._spent_j.append((time.time(), spent))
-            jobs.prune(self._jobs, self._config().adapt.keep_jobs)
 
     async def _recheck(self, job: Job) -> ModelVersion:
         """Takes the candidate into the registry and loads it from there, hashes and all, off the
@@ -350,6 +383,7 @@ class Coordinator:
         later = await self._pipeline.stored(
             lambda store: store.context(context.ends(), _LATER, labelled=True)
         )
+        later = later.take(~self._faults.cover(later))
         x, y = np.concatenate([x, later.x]), np.concatenate([y, later.y])
         champion = await self._predict_live(x)
         proposed = await asyncio.to_thread(_predict, candidate, x)
@@ -394,10 +428,10 @@ class Coordinator:
             evidence = (
                 f"{len(probation.right)} labelled of {probation.windows} windows, p = {p:.3g}"
             )
-            self._probation = None
             version = self._pipeline.version.id
             self._registry.promote(version, evidence)
-            self._registry.prune()
+            self._probation = None
+            await asyncio.to_thread(self._registry.prune)
             self.counts["promotions"] += 1
             self._not_before = self._clock() + self._config().adapt.cooldown_s
             self._settle("promoted", version=version, reason=evidence)
@@ -418,9 +452,9 @@ class Coordinator:
             probation.right[int(row)] = (bool(a), bool(b))
 
     async def _roll_back(self, probation: Probation, reason: str) -> str:
+        self._registry.end_probation(reason)
         taken = await self._pipeline.swap(probation.previous)
         self._probation = None
-        self._registry.end_probation(reason)
         self.counts["rollbacks"] += 1
         self._back_off()
         version = probation.previous.id
@@ -429,15 +463,35 @@ class Coordinator:
 
     # ------------------------------------------------------------------ small things
 
-    async def _serve(self, path: Path) -> None:
-        await self._pipeline.swap(await self._load(path))
+    @contextlib.asynccontextmanager
+    async def _transition(self) -> AsyncIterator[None]:
+        """Room for what an operator asks. Raises BusyError where a training keeps him waiting."""
+        try:
+            await asyncio.wait_for(self._busy.acquire(), _PATIENCE_S)
+        except asyncio.TimeoutError:
+            raise BusyError(
+                "an adaptation is under way",
+                field="adapt",
+                value=self.state,
+                remedy="wait for its end, or end it with `edgetuner pause`",
+            ) from None
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+    async def _serve(self, version: ModelVersion) -> None:
+        await self._pipeline.swap(version)
+        self._probation = None
         self._drifted.clear()
 
     async def _load(self, path: Path) -> ModelVersion:
         allowed = self._config().inference.allow_factories
-        return await asyncio.to_thread(
+        version = await asyncio.to_thread(
             lambda: ModelVersion.load(path, device=self._device, allow_factories=allowed)
         )
+        _check_same_task(version, self._pipeline.version)
+        return version
 
     def _length_s(self) -> float:
         manifest = self._pipeline.version.manifest
@@ -463,8 +517,29 @@ class Coordinator:
     def _settle(self, event: str, **facts: Any) -> None:
         self._enter("drifted" if self._drifted else "watching", event, **facts)
 
+    def _on_progress(self, progress: dict[str, Any]) -> None:
+        self._progress = progress
+        self._tell()
+
+    def _trouble(self, error: EdgetunerError) -> None:
+        if str(error) != self._problem:
+            self._problem = str(error)
+            self._publish("event.trouble", {"error": error.to_wire()})
+
     def _tell(self) -> None:
         self._publish("status.adaptation", self.describe())
+
+
+def _check_same_task(version: ModelVersion, live: ModelVersion) -> None:
+    for name in ("classes", "channels", "length", "hz"):
+        found, wanted = getattr(version.manifest, name), getattr(live.manifest, name)
+        if found != wanted:
+            raise RegistryError(
+                "another task than that of the live model",
+                field=f"{version.id}: {name}",
+                value=found,
+                remedy=f"choose a version with {wanted}",
+            )
 
 
 def _predict(version: ModelVersion, x: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,14 +16,14 @@ class Faults:
     """Ranges of sequence numbers in which a stream's sensor was faulty."""
 
     def __init__(self) -> None:
-        self._ranges: defaultdict[StreamKey, list[tuple[int, int]]] = defaultdict(list)
+        self._ranges: dict[StreamKey, list[tuple[int, int]]] = {}
 
     def note(self, finding: Finding) -> None:
         """Takes in a `sensor_fault` or `sensor_ok`; other findings do not matter."""
-        ranges = self._ranges[finding.key] if finding.kind.startswith("sensor") else []
         if finding.kind == "sensor_fault":
-            ranges.append((finding.onset_seq, _OPEN))
-        elif finding.kind == "sensor_ok" and ranges:
+            self._ranges.setdefault(finding.key, []).append((finding.onset_seq, _OPEN))
+        elif finding.kind == "sensor_ok" and finding.key in self._ranges:
+            ranges = self._ranges[finding.key]
             ranges[-1] = (ranges[-1][0], finding.onset_seq)
 
     def standing(self) -> list[str]:

@@ -158,6 +158,8 @@ def new_id(number: int) -> str:
 
 def prune(folder: Path, keep: int) -> None:
     """Removes the oldest job directories, down to `keep`."""
+    if not folder.is_dir():
+        return
     jobs = sorted(path for path in folder.iterdir() if path.is_dir())
     for path in jobs[: max(0, len(jobs) - keep)]:
         shutil.rmtree(path, ignore_errors=True)

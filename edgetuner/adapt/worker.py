@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import resource
+import stat
 import sys
 import threading
 import time
@@ -35,6 +36,7 @@ from edgetuner.factories import build_module
 from edgetuner.models import embed
 
 _CHUNK = 64
+_LEAST = 3  # windows of a class that its place among the embeddings is told from
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -125,7 +127,7 @@ def _reference(
     """The drift reference of the new version: its embeddings have moved, so the old one says
     nothing.
     """
-    x, y = material.with_source()
+    x, y = material.with_source(_LEAST)
     embeddings, _, _ = _embed(module, x, material.head)
     unseen = (windows.split == jobs.HOLDOUT) | ((windows.split == jobs.TRAIN) & (windows.y < 0))
     calibrated_on = "windows not trained on"
@@ -216,7 +218,13 @@ def _make_expendable() -> None:
 
 
 def _die_with_parent() -> None:
-    """The service holds the other end of standard input: end of file means that it is gone."""
+    """The service holds the other end of standard input: end of file means that it is gone.
+
+    At a desk standard input is a terminal or nothing, and says nothing.
+    """
+    mode = os.fstat(0).st_mode
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        return
     while os.read(0, 4096):  # not sys.stdin: its lock would be held when the interpreter ends
         pass
     os._exit(75)
