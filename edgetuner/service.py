@@ -277,6 +277,7 @@ class Service:
                 "model": version.id,
                 "device": self._device,
                 "uptime_s": round(time.monotonic() - self._started, 1),
+                "heartbeat_s": self.config.status.heartbeat_s,
                 "predictions": self._predictor.predicted,
                 "backlog": self._predictor.backlog,
                 "latency_s": self._predictor.latency_s(),

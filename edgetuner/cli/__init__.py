@@ -11,28 +11,39 @@ from collections.abc import Sequence
 
 from edgetuner import __version__
 from edgetuner.cli import bundles, operate, recordings, serve
+from edgetuner.cli.options import Help, Parser
 from edgetuner.cli.output import complain
-from edgetuner.errors import EdgetunerError
+from edgetuner.errors import EdgetunerError, UnavailableError
 
 _EPILOG = """\
 exit codes (sysexits.h):
-  0 done    64 wrong usage    65 wrong data    69 nobody answers    70 internal    73 cannot create
-  74 input or output failed   75 busy, try again    76 protocol    77 not allowed    78 wrong
-  configuration
+  0   done                      73  cannot create
+  64  wrong usage               74  input or output failed
+  65  wrong data                75  busy, try again
+  69  nobody answers            76  protocol
+  70  internal                  77  not allowed
+                                78  wrong configuration
 
 environment:
-  EDGETUNER_CONFIG   configuration used where -c is not given (else /etc/edgetuner/edgetuner.yaml)
+  EDGETUNER_CONFIG   configuration used where -c is not given
+                     (else /etc/edgetuner/edgetuner.yaml)
   NO_COLOR           no colours
 """
+
+_NO_TORCH = UnavailableError(
+    "is not installed, and this command needs it",
+    field="torch",
+    remedy="on a Jetson install NVIDIA's build, elsewhere: pip install 'edgetuner[torch]'",
+)
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="edgetuner",
         description="Fine-tunes a sensor CNN on the device, while it works.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     top.add_argument("--version", action="version", version=f"edgetuner {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -43,14 +54,22 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    options = parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    # What else is installed must not change what is valid; and looking for it takes 40 ms.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
-        return int(options.work(options) or 0)
+        options = parser().parse_args(arguments)
+        options.work(options)
+        return 0
     except EdgetunerError as error:
-        complain(error, as_json=getattr(options, "json", False))
+        complain(error, as_json="--json" in arguments)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        complain(_NO_TORCH, as_json="--json" in arguments)
+        return _NO_TORCH.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `edgetuner tail | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

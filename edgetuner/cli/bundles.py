@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgetuner.cli.options import add_json, command
-from edgetuner.cli.output import show_json, tree
+from edgetuner.cli.options import add_json, command, count, group
+from edgetuner.cli.output import say, say_json
+from edgetuner.cli.versions import version_page
 from edgetuner.errors import UsageError
 
 if TYPE_CHECKING:
     from edgetuner.data import WindowSet
 
+BACKBONES = ("t_resnet", "mobilenet_v2", "small_cnn")
 _CREATE = """\
-Trains a backbone on labelled source windows, or takes a module of your own with its weights:
+Trains a backbone on labelled source windows, or takes a module of your own with its
+weights:
 
-  edgetuner bundle create source.npz -o bundle/ --backbone t_resnet --select position=right_wrist
-  edgetuner bundle create rec1.csv rec2.csv -o bundle/ --length 128 --hop 64 --hz 50 --label
-  activity edgetuner bundle create source.npz -o bundle/ --factory mypkg.nets:make --weights
-  w.safetensors
+  edgetuner bundle create source.npz -o bundle --select position=right_wrist
+  edgetuner bundle create monday.csv tuesday.csv -o bundle \\
+      --length 128 --hop 64 --hz 50 --channels acc_x,acc_y,acc_z --groups subject
+  edgetuner bundle create source.npz -o bundle \\
+      --factory mypackage.nets:make --weights weights.safetensors
 
-The last part in time of every recording is not trained on: it gives the metrics, the calibration of
-the confidence, and the thresholds of the drift detectors."""
+The last part in time of every recording is not trained on: it gives the metrics and the
+thresholds of the drift detectors."""
 
 
 def add_commands(commands: Any) -> None:
     """Adds the commands of this file."""
-    bundle = commands.add_parser("bundle", help="create, show or verify a model bundle")
-    actions = bundle.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    actions = group(commands, "bundle", "create, show or verify a model bundle")
     _add_create(actions)
     show = command(actions, "show", _show, "show what a bundle holds, without torch")
     verify = command(actions, "verify", _verify, "check every hash, shape and name of a bundle")
@@ -39,69 +43,144 @@ def add_commands(commands: Any) -> None:
 
 def _add_create(actions: Any) -> None:
     create = command(actions, "create", _create, "make a bundle from labelled windows", _CREATE)
-    create.add_argument("source", type=Path, nargs="+", help="one .npz, or .csv / .parquet files")
-    create.add_argument("-o", "--out", type=Path, required=True, help="folder that is made")
-    create.add_argument("--select", default="", metavar="SELECTORS", help="such as position=1")
-    model = create.add_argument_group("model")
-    model.add_argument("--backbone", help="t_resnet, mobilenet_v2 or small_cnn (default: t_resnet)")
-    model.add_argument("--factory", metavar="PACKAGE.MODULE:CALLABLE", help="your own nn.Module")
-    model.add_argument("--weights", type=Path, help="its state dict, .safetensors")
-    model.add_argument("--head", default="head", help="name of its last nn.Linear (default: head)")
-    training = create.add_argument_group("training")
-    training.add_argument("--epochs", type=int, help="passes over the windows")
-    training.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
-    training.add_argument(
-        "--hold-out", type=float, help="share of every recording, the last in time"
+    create.add_argument(
+        "source", type=Path, nargs="+", help="one window set (.npz), or recordings (.csv, .parquet)"
     )
-    training.add_argument(
-        "--unseen", default="", metavar="1,2", help="people left out and measured"
+    create.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="FOLDER", help="folder to make"
     )
-    training.add_argument(
-        "--false-alarm-every", type=float, metavar="WINDOWS", help="drift thresholds aim at this"
+    create.add_argument(
+        "--select",
+        default="",
+        metavar="SELECTORS",
+        help="use these windows only, such as position=right_wrist,subject=1,2",
     )
-    rule = create.add_argument_group("windowing rule, for .csv and .parquet")
-    rule.add_argument("--length", type=int, help="samples a window")
-    rule.add_argument("--hop", type=int, help="samples from one window's start to the next")
-    rule.add_argument("--hz", type=float, help="sampling rate")
-    rule.add_argument("--label", help="column of the class (default: label)")
-    rule.add_argument("--time", help="column of the time in seconds")
-    rule.add_argument("--channels", help="columns of the channels, comma-separated")
-    rule.add_argument("--groups", default="", help="columns such as subject, comma-separated")
+    _add_model(create.add_argument_group("model"))
+    _add_training(create.add_argument_group("training and evidence"))
+    _add_rule(create.add_argument_group("windowing rule, for .csv and .parquet"))
     add_json(create)
 
 
+def _add_model(add: Any) -> None:
+    add.add_argument("--backbone", choices=BACKBONES, help=f"(default: {BACKBONES[0]})")
+    add.add_argument("--factory", metavar="PACKAGE.MODULE:CALLABLE", help="your own nn.Module")
+    add.add_argument(
+        "--weights", type=Path, metavar="FILE", help="its trained state dict, .safetensors"
+    )
+    add.add_argument(
+        "--head", default="head", metavar="NAME", help="its last nn.Linear (default: head)"
+    )
+
+
+def _add_training(add: Any) -> None:
+    add.add_argument(
+        "--epochs", type=count, metavar="N", help="passes over the windows (default: 12)"
+    )
+    add.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of everything random (default: 0)"
+    )
+    add.add_argument(
+        "--hold-out",
+        type=float,
+        metavar="SHARE",
+        help="of every recording, its last part in time (default: 0.2)",
+    )
+    add.add_argument(
+        "--gap",
+        type=int,
+        metavar="WINDOWS",
+        help="left out before that part, so that windows which overlap do not lie on both sides "
+        "(default: 1; of recordings, as many as overlap)",
+    )
+    add.add_argument(
+        "--unseen",
+        type=_numbers,
+        default=(),
+        metavar="SUBJECTS",
+        help="people left out and measured, such as 3,4",
+    )
+    add.add_argument(
+        "--calibrate-with",
+        type=_numbers,
+        default=(),
+        metavar="SUBJECTS",
+        help="people not trained on whose windows are no drift, such as 5",
+    )
+    add.add_argument(
+        "--false-alarm-every",
+        type=float,
+        metavar="WINDOWS",
+        help="mean windows between false drift alarms that thresholds aim at (default: 5000)",
+    )
+
+
+def _add_rule(add: Any) -> None:
+    add.add_argument("--length", type=count, metavar="N", help="samples a window")
+    add.add_argument(
+        "--hop",
+        type=count,
+        metavar="N",
+        help="samples from one window's start to the next (default: the length)",
+    )
+    add.add_argument("--hz", type=float, metavar="HZ", help="sampling rate")
+    add.add_argument(
+        "--channels", type=_names, metavar="COLUMNS", help="in order, such as acc_x,acc_y,acc_z"
+    )
+    add.add_argument(
+        "--label", default="label", metavar="COLUMN", help="of the class (default: label)"
+    )
+    add.add_argument(
+        "--time", default="time", metavar="COLUMN", help="of the time in seconds (default: time)"
+    )
+    add.add_argument(
+        "--groups", type=_names, default=(), metavar="COLUMNS", help="to keep, such as subject"
+    )
+
+
 def _create(options: argparse.Namespace) -> None:
+    if bool(options.factory) != bool(options.weights) or (options.factory and options.backbone):
+        raise UsageError(
+            "--factory and --weights go together, and without --backbone",
+            field="--factory",
+            remedy="give both, or a backbone that is trained here",
+        )
+    windows, gap = _source(options)
+
     from edgetuner.pretrain import Evidence, Recipe, create_bundle, create_bundle_from_module
 
-    windows = _source(options)
-    evidence = _given(
-        hold_out=options.hold_out,
-        arl_windows=options.false_alarm_every,
-        unseen_subjects=tuple(int(s) for s in options.unseen.split(",") if s) or None,
+    evidence = Evidence(
+        **_given(
+            hold_out=options.hold_out,
+            gap=gap if options.gap is None else options.gap,
+            arl_windows=options.false_alarm_every,
+            unseen_subjects=options.unseen,
+            calibration_subjects=options.calibrate_with,
+        )
     )
-    if options.factory or options.weights:
-        if not (options.factory and options.weights) or options.backbone:
-            raise UsageError(
-                "--factory and --weights go together, without --backbone", field="--factory"
-            )
+    if options.factory:
         bundle = create_bundle_from_module(
             options.factory,
             options.weights,
             windows,
             options.out,
             head=options.head,
-            evidence=Evidence(**evidence),
+            evidence=evidence,
         )
     else:
-        recipe = Recipe(**_given(epochs=options.epochs, seed=options.seed))
         bundle = create_bundle(
             windows,
-            options.backbone or "t_resnet",
+            options.backbone or BACKBONES[0],
             options.out,
-            recipe=recipe,
-            evidence=Evidence(**evidence),
+            recipe=Recipe(**_given(epochs=options.epochs, seed=options.seed)),
+            evidence=evidence,
+            on_epoch=_tell_epoch,
         )
     _describe(options, bundle.path)
+
+
+def _tell_epoch(epoch: int, loss: float) -> None:
+    if sys.stderr.isatty():
+        print(f"epoch {epoch}: loss {loss:.3f}", file=sys.stderr)
 
 
 def _show(options: argparse.Namespace) -> None:
@@ -113,9 +192,9 @@ def _verify(options: argparse.Namespace) -> None:
 
     manifest = verify(options.bundle)
     if options.json:
-        show_json({"version": manifest.version, "verified": sorted(manifest.files)})
+        say_json({"version": manifest.version, "verified": sorted(manifest.files)})
     else:
-        print(f"{manifest.version}: {len(manifest.files)} files verified")
+        say(f"{manifest.version}: {len(manifest.files)} files verified")
 
 
 def _describe(options: argparse.Namespace, path: Path) -> None:
@@ -123,43 +202,60 @@ def _describe(options: argparse.Namespace, path: Path) -> None:
 
     manifest = read_manifest(path).model_dump(mode="json", exclude_none=True)
     if options.json:
-        show_json(manifest)
+        say_json(manifest)
     else:
-        print(tree(manifest))
+        say(version_page(manifest))
 
 
-def _source(options: argparse.Namespace) -> WindowSet:
+def _source(options: argparse.Namespace) -> tuple[WindowSet, int | None]:
+    """The windows, and how many of them overlap with the next one where that is known."""
     from edgetuner.data import load, parse_selectors
 
-    if options.source[0].suffix == ".npz":
-        if len(options.source) > 1:
-            raise UsageError("only one .npz at a time", field="source", value=len(options.source))
+    gap = None
+    if options.source[0].suffix != ".npz":
+        windows, gap = _recordings(options)
+    elif len(options.source) == 1:
         windows = load(options.source[0])
     else:
-        windows = _recordings(options)
-    return windows.select(**parse_selectors(options.select))
+        raise UsageError(
+            "only one .npz at a time",
+            field="source",
+            value=len(options.source),
+            remedy="join them into one window set",
+        )
+    return windows.select(**parse_selectors(options.select)), gap
 
 
-def _recordings(options: argparse.Namespace) -> WindowSet:
+def _recordings(options: argparse.Namespace) -> tuple[WindowSet, int]:
     from edgetuner.recordings import WindowRule, load_recordings
 
-    for name in ("length", "hz"):
+    for name in ("length", "hz", "channels"):
         if getattr(options, name) is None:
-            raise UsageError("needed for recordings", field=f"--{name}", remedy="give it")
+            raise UsageError(
+                "is needed for recordings", field=f"--{name}", remedy="see `--help` for the rule"
+            )
     rule = WindowRule(
-        **_given(
-            length=options.length,
-            hop=options.hop or options.length,
-            hz=options.hz,
-            label=options.label,
-            time=options.time,
-            channels=tuple(options.channels.split(",")) if options.channels else None,
-            groups=tuple(filter(None, options.groups.split(","))),
-        )
+        length=options.length,
+        hop=options.hop or options.length,
+        hz=options.hz,
+        label=options.label,
+        time=options.time,
+        channels=options.channels,
+        groups=options.groups,
     )
-    return load_recordings(options.source, rule)
+    return load_recordings(options.source, rule), rule.gap
 
 
 def _given(**values: Any) -> dict[str, Any]:
     """Those that were given: the rest keeps the default of the library."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (name.strip() for name in text.split(","))))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    if not all(name.isdecimal() for name in _names(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers")
+    return tuple(int(name) for name in _names(text))

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgetuner.cli.options import add_connection, add_json, address, command, curve
-from edgetuner.cli.output import colour, show_json, table, tree
+from edgetuner.cli.digest import digest
+from edgetuner.cli.options import add_connection, add_json, address, command, count, curve, group
+from edgetuner.cli.output import colour, say, say_json
+from edgetuner.cli.overview import overview
+from edgetuner.cli.versions import version_page, version_table
 from edgetuner.errors import UnavailableError
 
 if TYPE_CHECKING:
     from edgetuner.protocol import StatusMessage
 
+_MISSED_BEATS = 5
 _EVENT_COLOURS = {
     "event.drift": "yellow",
     "event.sensor_fault": "yellow",
@@ -33,7 +39,8 @@ def add_commands(commands: Any) -> None:
         "tail",
         _tail,
         "follow the status topics and events",
-        "The state comes at once, then every change and a heartbeat.",
+        "The state comes at once, then whatever changes. It ends with code 69 when the service\n"
+        "falls silent. With --json every message is shown as it came, the heartbeat too.",
     )
     tail.add_argument(
         "topics",
@@ -41,7 +48,7 @@ def add_commands(commands: Any) -> None:
         metavar="TOPIC",
         help="beginnings of topics, such as event. or prediction.watch-7 (default: status. event.)",
     )
-    tail.add_argument("-n", "--count", type=int, help="end after so many messages")
+    tail.add_argument("-n", "--count", type=count, metavar="N", help="end after so many lines")
     adapt = _command(
         commands,
         "adapt",
@@ -52,13 +59,12 @@ def add_commands(commands: Any) -> None:
     adapt.add_argument("--reason", default="asked by an operator", help="kept in the history")
     _command(commands, "pause", _pause, "start no adaptation until `resume`; predictions go on")
     _command(commands, "resume", _resume, "adapt again when it is called for")
-    models = commands.add_parser("models", help="list, show, promote or roll back model versions")
-    actions = models.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    actions = group(commands, "models", "list, show, promote or roll back model versions")
     _command(actions, "list", _models_list, "list the versions, newest first")
-    show = _command(actions, "show", _models_show, "show a version's manifest and history")
+    show = _command(actions, "show", _models_show, "show what a version is, and its history")
     promote = _command(actions, "promote", _models_promote, "make a version the champion, now")
     for parser in (show, promote):
-        parser.add_argument("version", help="id, or champion, candidate, previous")
+        parser.add_argument("version", help="its id, or an alias: champion, candidate or previous")
     rollback = _command(
         actions, "rollback", _models_rollback, "take back the version on probation, or the champion"
     )
@@ -83,81 +89,110 @@ def _call(options: argparse.Namespace, method: str, **params: Any) -> dict[str, 
         return result
 
 
-def _show(options: argparse.Namespace, result: dict[str, Any]) -> None:
+def _say(options: argparse.Namespace, result: dict[str, Any], text: str) -> None:
     if options.json:
-        show_json(result)
+        say_json(result)
     else:
-        print(tree(result))
+        say(text)
 
 
 def _status(options: argparse.Namespace) -> None:
-    _show(options, _call(options, "status"))
+    result = _call(options, "status")
+    _say(options, result, overview(result))
 
 
 def _adapt(options: argparse.Namespace) -> None:
-    _show(options, _call(options, "adapt", reason=options.reason))
+    result = _call(options, "adapt", reason=options.reason)
+    _say(options, result, "asked for; `edgetuner status` shows when it begins, or why it waits")
 
 
 def _pause(options: argparse.Namespace) -> None:
-    _show(options, _call(options, "pause"))
+    result = _call(options, "pause")
+    _say(options, result, digest("status.adaptation", result))
 
 
 def _resume(options: argparse.Namespace) -> None:
-    _show(options, _call(options, "resume"))
+    result = _call(options, "resume")
+    _say(options, result, digest("status.adaptation", result))
 
 
 def _models_list(options: argparse.Namespace) -> None:
     result = _call(options, "models.list")
-    if options.json:
-        show_json(result)
-        return
-    keys = ("version", "alias", "parent", "created", "rung", "metrics", "last")
-    print(table([[row.get(key) for key in keys] for row in result["versions"]], keys))
+    _say(options, result, version_table(result["versions"]))
 
 
 def _models_show(options: argparse.Namespace) -> None:
-    _show(options, _call(options, "models.show", version=options.version))
+    result = _call(options, "models.show", version=options.version)
+    _say(options, result, version_page(result))
 
 
 def _models_promote(options: argparse.Namespace) -> None:
     result = _call(options, "models.promote", version=options.version, reason=options.reason)
-    _show(options, result)
+    _say(options, result, f"{result['champion']} is champion, and live")
 
 
 def _models_rollback(options: argparse.Namespace) -> None:
-    _show(options, _call(options, "models.rollback", reason=options.reason))
+    result = _call(options, "models.rollback", reason=options.reason)
+    _say(options, result, f"{result['live']} is live again")
 
 
 def _tail(options: argparse.Namespace) -> None:
     from edgetuner.client import subscribe
 
     topics = tuple(options.topics) or ("status.", "event.")
-    silence_s = max(options.timeout, 5.0)
+    messages = subscribe(
+        address(options, "status"), topics, timeout_s=options.timeout, **curve(options)
+    )
+    lines = _as_json if options.json else _as_text
+    for line in itertools.islice(
+        lines(_while_alive(messages, topics, options.timeout)), options.count
+    ):
+        say(line)
+
+
+def _as_json(messages: Iterable[StatusMessage]) -> Iterator[str]:
+    return (message.model_dump_json() for message in messages)
+
+
+def _as_text(messages: Iterable[StatusMessage]) -> Iterator[str]:
+    """A line a message; none for a state that is as it was, which would hide what happens."""
+    shown: dict[str, str] = {}
+    for message in messages:
+        clock = colour(time.strftime("%H:%M:%S", time.localtime(message.t)), "dim")
+        parts = (
+            message.data if message.topic == "status.snapshot" else {message.topic: message.data}
+        )
+        for topic, data in parts.items():
+            text = digest(topic, data)
+            if topic.startswith("status.") and shown.get(topic) == text:
+                continue
+            shown[topic] = text
+            yield f"{clock} {colour(f'{topic:24}', _EVENT_COLOURS.get(topic, 'blue'))} {text}"
+
+
+def _while_alive(
+    messages: Iterator[StatusMessage | None], topics: Sequence[str], timeout_s: float
+) -> Iterator[StatusMessage]:
+    """The messages, until the service is silent for longer than its heartbeat allows."""
     # Only status topics have a heartbeat: silence of any other topic is no sign of death.
     beats = any("status.".startswith(topic) or topic.startswith("status.") for topic in topics)
-    count = 0
-    for message in subscribe(
-        address(options, "status"), topics, timeout_s=silence_s, **curve(options)
-    ):
+    patience_s, silence_s = timeout_s, 0.0
+    for message in messages:
         if message is not None:
-            print(_line(message, as_json=options.json), flush=True)
-            count += 1
-        elif beats:
+            silence_s = 0.0
+            patience_s = max(patience_s, _MISSED_BEATS * _heartbeat_s(message))
+            yield message
+            continue
+        silence_s += timeout_s
+        if beats and silence_s >= patience_s:
             raise UnavailableError(
                 "no message came",
                 field="sockets.status",
                 value=f"{silence_s:g} s of silence",
                 remedy="is the service running? `edgetuner status`",
             )
-        if count == options.count:
-            return
 
 
-def _line(message: StatusMessage, *, as_json: bool) -> str:
-    if as_json:
-        return message.model_dump_json()
-    from edgetuner.log import readable
-
-    clock = time.strftime("%H:%M:%S", time.localtime(message.t))
-    topic = colour(f"{message.topic:22}", _EVENT_COLOURS.get(message.topic, "blue"))
-    return f"{colour(clock, 'dim')} {topic} {readable(message.data)}"
+def _heartbeat_s(message: StatusMessage) -> float:
+    state = message.data.get("status.state", message.data)
+    return float(state.get("heartbeat_s", 0.0)) if isinstance(state, dict) else 0.0

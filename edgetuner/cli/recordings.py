@@ -8,16 +8,18 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgetuner.cli.digest import digest
 from edgetuner.cli.options import (
     add_config,
     add_connection,
     add_json,
     address,
     command,
+    count,
     curve,
     load,
 )
-from edgetuner.cli.output import show_json, table
+from edgetuner.cli.output import say, say_json, table
 from edgetuner.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,58 +27,87 @@ if TYPE_CHECKING:
     from edgetuner.simulate import Outcome, Script
 
 _PHASES = """\
-A phase selects windows of the recording by its own arrays: `--phase position=right_wrist
---phase position=left_wrist` sends all of the first, then all of the second. `--select` holds for
-all.
-"""
+A phase selects windows of the recording by its own arrays:
+
+  --phase position=right_wrist --phase position=left_wrist
+
+plays all of the first, then all of the second. Windows go out in bouts that rotate through
+the classes, in time order within each; their labels follow later."""
 
 
 def add_commands(commands: Any) -> None:
     """Adds the commands of this file."""
     simulate = command(
-        commands,
-        "simulate",
-        _simulate,
-        "send a recording as sensors would, drift by script",
-        _PHASES,
+        commands, "simulate", _simulate, "send a recording as sensors would, with drift", _PHASES
     )
-    add_connection(simulate)
+    _add_recording(simulate)
     simulate.add_argument(
         "--by", metavar="GROUP", help="a client for each value of this array, such as subject"
     )
     simulate.add_argument(
-        "--rate", type=float, default=10.0, help="windows/s of each client (default: 10)"
+        "--rate",
+        type=float,
+        default=10.0,
+        metavar="N",
+        help="windows a second of each client (default: 10)",
     )
-    simulate.add_argument("--stream", default="imu", help="name of the stream (default: imu)")
+    simulate.add_argument(
+        "--stream", default="imu", metavar="NAME", help="of each client (default: imu)"
+    )
+    add_connection(simulate)
     replay = command(
         commands,
         "replay",
         _replay,
-        "run a recording through store, model, detectors and training, without sockets",
-        _PHASES,
+        "run a recording through the whole loop, without a service",
+        "Store, model, detectors, training and gate are those of the service, and time is the\n"
+        f"recording's own.\n\n{_PHASES}",
+    )
+    _add_recording(replay)
+    replay.add_argument(
+        "--state-dir",
+        type=Path,
+        metavar="FOLDER",
+        help="keep versions and jobs here (default: they are removed)",
     )
     add_config(replay)
-    replay.add_argument(
-        "--state-dir", type=Path, help="keep versions and jobs here (default: they are removed)"
-    )
     for parser in (simulate, replay):
-        parser.add_argument("recording", type=Path, help="window set, .npz")
-        parser.add_argument("--select", default="", metavar="SELECTORS")
-        parser.add_argument("--phase", action="append", default=[], metavar="SELECTORS")
-        parser.add_argument(
-            "--bout", type=int, default=8, help="windows of one class in a row (default: 8)"
-        )
-        parser.add_argument(
-            "--labels", type=float, default=0.3, help="share that gets a label (default: 0.3)"
-        )
-        parser.add_argument(
-            "--label-delay", type=int, default=5, help="windows before its label (default: 5)"
-        )
-        parser.add_argument(
-            "--hop", type=float, metavar="S", help="seconds between windows (default: their length)"
-        )
-        parser.add_argument("--seed", type=int, default=0, help="of the labels (default: 0)")
         add_json(parser)
+
+
+def _add_recording(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("recording", type=Path, help="window set, .npz")
+    add("--phase", action="append", default=[], metavar="SELECTORS", help="may be given repeatedly")
+    add("--select", default="", metavar="SELECTORS", help="holds for all phases")
+    add(
+        "--bout",
+        type=count,
+        default=8,
+        metavar="N",
+        help="windows of a class in a row (default: 8)",
+    )
+    add(
+        "--labels",
+        type=float,
+        default=0.3,
+        metavar="SHARE",
+        help="of the windows that get a label (default: 0.3)",
+    )
+    add(
+        "--label-delay",
+        type=int,
+        default=5,
+        metavar="N",
+        help="windows between one and its label (default: 5)",
+    )
+    add(
+        "--hop",
+        type=float,
+        metavar="S",
+        help="seconds from one window's start to the next (default: a window's length)",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="of the choice of labels (default: 0)")
 
 
 def _simulate(options: argparse.Namespace) -> None:
@@ -89,7 +120,7 @@ def _simulate(options: argparse.Namespace) -> None:
     clients = {}
     try:
         for name in by_client:
-            clients[name] = Client(where, name, predictions=True, **keys)
+            clients[name] = Client(where, name, predictions=True, timeout=options.timeout, **keys)
         outcome = simulate(
             clients, by_client, _script(options, options.rate), stream=options.stream
         )
@@ -110,7 +141,7 @@ def _show(options: argparse.Namespace, outcome: Outcome, phases: list[WindowSet]
         for number, windows in enumerate(phases)
     ]
     if options.json:
-        show_json(
+        say_json(
             {
                 "windows": len(outcome.sent),
                 "acked": outcome.acked,
@@ -122,31 +153,30 @@ def _show(options: argparse.Namespace, outcome: Outcome, phases: list[WindowSet]
             }
         )
         return
-    print(table([list(row.values()) for row in rows], list(rows[0])))
+    say(table([list(row.values()) for row in rows], list(rows[0])))
     if outcome.refusals:
-        print(f"{len(outcome.refusals)} refused, the first: {outcome.refusals[0]['message']}")
+        say(f"{len(outcome.refusals)} refused, the first: {outcome.refusals[0]['message']}")
 
 
 def _replay(options: argparse.Namespace) -> None:
     import asyncio
     import tempfile
 
-    from edgetuner.log import readable
     from edgetuner.replay import replay
 
     def tell(window: int, topic: str, data: dict[str, Any]) -> None:
         if not options.json:
-            print(f"{window:7} {topic.removeprefix('event.'):20} {readable(data)}", flush=True)
+            say(f"{window:7} {topic.removeprefix('event.'):20} {digest(topic, data)}")
 
     config, phases, script = load(options), _phases(options), _script(options, None)
     with tempfile.TemporaryDirectory(prefix="edgetuner-replay-") as scratch:
         state_dir = options.state_dir or Path(scratch)
         report = asyncio.run(replay(config, phases, script, state_dir, tell)).to_wire()
     if options.json:
-        show_json(report)
+        say_json(report)
         return
     rows = report["phases"]
-    print(table([list(row.values()) for row in rows], list(rows[0])))
+    say(table([list(row.values()) for row in rows], list(rows[0])))
 
 
 def _script(options: argparse.Namespace, rate: float | None) -> Script:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetuner.cli.options import add_config, add_json, command, config_path, load
-from edgetuner.cli.output import show_json
+from edgetuner.cli.output import say, say_json
 
 
 def add_commands(commands: Any) -> None:
@@ -28,24 +28,21 @@ def add_commands(commands: Any) -> None:
     add_json(validate)
 
 
-def _run(options: argparse.Namespace) -> int:
-    config = load(options)
+def _run(options: argparse.Namespace) -> None:
     import asyncio
 
     from edgetuner.service import Service
 
-    asyncio.run(Service(config, config_path(options)).run())
-    return 0
+    asyncio.run(Service(load(options), config_path(options)).run())
 
 
-def _validate(options: argparse.Namespace) -> int:
+def _validate(options: argparse.Namespace) -> None:
     import yaml
 
     if options.file is not None:
         options.config = options.file
     config = load(options).model_dump(mode="json")
     if options.json:
-        show_json(config)
+        say_json(config)
     else:
-        print(yaml.safe_dump(config, sort_keys=False).rstrip())
-    return 0
+        say(yaml.safe_dump(config, sort_keys=False).rstrip())
