@@ -8,7 +8,6 @@ is `connect`.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ipaddress
 import os
@@ -227,8 +226,6 @@ async def receive_batch(socket: AsyncSocket, most: int) -> list[Received]:
         await socket.poll()
         while len(batch) < most and (received := receive_now(socket)) is not None:
             batch.append(received)
-    # Where messages always lie there, nothing above has let anybody else run.
-    await asyncio.sleep(0)
     return batch
 
 
