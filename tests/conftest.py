@@ -41,3 +41,22 @@ def recordings() -> Callable[[str], Path]:
         return file
 
     return path
+
+
+@pytest.fixture(scope="session")
+def wave_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a bundle trained on `tests.waves`; not to be written to."""
+    pytest.importorskip("torch")
+    from edgetuner.pretrain import Evidence, Recipe, create_bundle
+    from tests import waves
+
+    out = tmp_path_factory.mktemp("waves") / "bundle"
+    create_bundle(
+        waves.source(),
+        "small_cnn",
+        out,
+        backbone_args={"width": 8},
+        recipe=Recipe(epochs=8, batch_size=32, lr=1e-2),
+        evidence=Evidence(exemplars=4, arl_windows=2000, bout_windows=4),
+    )
+    return out
