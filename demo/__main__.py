@@ -77,7 +77,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__.splitlines()[0])
-    parser.add_argument("--rate", type=float, default=4.0, help="windows/s of each person")
+    parser.add_argument("--rate", type=float, default=3.2, help="windows/s of each person")
     parser.add_argument("--out", type=Path, default=Path("build/demo"))
     return parser.parse_args()
 

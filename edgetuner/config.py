@@ -178,7 +178,10 @@ class AdaptConfig(_Section):
     batch_norm_beta: bool = Field(default=True, description="also train the batch-norm shifts")
     steps: int = Field(default=60, ge=1, description="optimiser steps of the cores")
     batch_size: int = Field(default=64, ge=1, description="windows a step")
-    learning_rate: float = Field(default=0.01, gt=0, description="peak, of Adam, for the cores")
+    learning_rate: float = Field(default=0.003, gt=0, description="peak, of Adam, for the cores")
+    label_smoothing: float = Field(
+        default=0.1, ge=0, lt=1, description="share of each label that goes to all classes alike"
+    )
     seed: int = Field(default=0, ge=0, description="of every random draw in an adaptation")
     threads: int = Field(default=1, ge=1, description="CPU threads of the training process")
     nice: int = Field(

@@ -67,6 +67,15 @@ class WindowSet:
         groups = {name: values[rows] for name, values in self.groups.items()}
         return replace(self, x=self.x[rows], y=self.y[rows], groups=groups)
 
+    def plus(self, other: WindowSet) -> WindowSet:
+        """These windows and then those of `other`, a selection of the same set."""
+        groups = {
+            name: np.concatenate([values, other.groups[name]])
+            for name, values in self.groups.items()
+        }
+        x, y = np.concatenate([self.x, other.x]), np.concatenate([self.y, other.y])
+        return replace(self, x=x, y=y, groups=groups)
+
     def select(self, **selectors: Selector) -> WindowSet:
         """The windows whose groups have the values asked for: `select(position=1, subject=[1, 2])`.
 

@@ -63,6 +63,8 @@ class Evidence:
         hold_out: share of every recording, its last part in time, that is not trained on.
         gap: windows left out before that part, so that overlapping ones do not straddle.
         unseen_subjects: people left out altogether; the bundle's metrics say how they fare.
+        calibration_subjects: people not trained on, whose windows count as home: the thresholds of
+            the drift detectors then let pass what merely comes of another person.
         exemplars: source windows kept in the bundle, per class.
         arl_windows: windows between false drift alarms that the thresholds are calibrated for.
         bout_windows: windows that a person typically stays with one activity.
@@ -71,6 +73,7 @@ class Evidence:
     hold_out: float = 0.2
     gap: int = 1
     unseen_subjects: tuple[int, ...] = ()
+    calibration_subjects: tuple[int, ...] = ()
     exemplars: int = 12
     arl_windows: float = 5000
     bout_windows: int = 24
@@ -143,16 +146,18 @@ def create_bundle(
         BundleError: `out` exists or cannot be written.
     """
     seen, unseen = _leave_out(windows, evidence.unseen_subjects)
-    train, held = _split(seen, evidence)
+    train, held, strangers = _split(seen, evidence)
     mean, std = train.normalisation()
     description = _description(
         windows, {"name": backbone, "args": dict(backbone_args or {})}, asdict(recipe)
     )
     module = new_module(description, seed=recipe.seed)
     fit(module, train, mean, std, recipe, on_epoch)
-    kept = _run(module, description.backbone.head, (mean, std), held)
-    _scale_head(module, description.backbone.head, kept.logits, held.y)
-    return _write(out, module, description, (mean, std), (train, held, unseen), evidence, "source")
+    home = _home(held, strangers)
+    kept = _run(module, description.backbone.head, (mean, std), home)
+    _scale_head(module, description.backbone.head, kept.logits, home.y)
+    parts = _Parts(train, held, strangers, unseen)
+    return _write(out, module, description, (mean, std), parts, evidence, "source")
 
 
 def create_bundle_from_module(
@@ -188,13 +193,13 @@ def create_bundle_from_module(
         DataError, DriftError, BundleError: as `create_bundle`.
     """
     seen, unseen = _leave_out(windows, evidence.unseen_subjects)
-    train, held = _split(seen, evidence)
+    train, held, strangers = _split(seen, evidence)
     backbone = {"factory": factory, "args": dict(factory_args or {}), "head": head}
     description = _description(windows, backbone, None)
     module = new_module(description, [factory])
     load_weights(module, _read_weights(Path(weights)))
     mean_std = normalisation or train.normalisation()
-    parts = (train, held, unseen)
+    parts = _Parts(train, held, strangers, unseen)
     return _write(out, module.eval(), description, mean_std, parts, evidence, "module")
 
 
@@ -225,9 +230,18 @@ def _leave_out(windows: WindowSet, subjects: Sequence[int]) -> tuple[WindowSet, 
     return windows.take(~np.isin(windows.groups["subject"], subjects)), unseen
 
 
-def _split(windows: WindowSet, evidence: Evidence) -> tuple[WindowSet, WindowSet]:
-    """Windows to train on and windows held out, the latter in time order within each recording."""
-    train, held = windows.split_by_time(evidence.hold_out, evidence.gap)
+@dataclass(frozen=True)
+class _Parts:
+    train: WindowSet
+    held: WindowSet  # the same people, later
+    strangers: WindowSet | None  # people who count as home, though never trained on
+    unseen: WindowSet | None  # people who are only measured
+
+
+def _split(windows: WindowSet, evidence: Evidence) -> tuple[WindowSet, WindowSet, WindowSet | None]:
+    """Windows to train on, the same people's later ones, and those of the calibration subjects."""
+    known, strangers = _leave_out(windows, evidence.calibration_subjects)
+    train, held = known.split_by_time(evidence.hold_out, evidence.gap)
     for k, name in enumerate(windows.classes):
         if not (train.y == k).any():
             raise DataError(
@@ -235,7 +249,13 @@ def _split(windows: WindowSet, evidence: Evidence) -> tuple[WindowSet, WindowSet
                 field=f"class {name}",
                 remedy="leave the class out, or record more of it",
             )
-    return train, held.take(np.concatenate(held.recordings()))
+    return train, held, strangers
+
+
+def _home(held: WindowSet, strangers: WindowSet | None) -> WindowSet:
+    """All that drift is measured against, in time order within each recording."""
+    home = held if strangers is None else held.plus(strangers)
+    return home.take(np.concatenate(home.recordings()))
 
 
 def _description(
@@ -256,22 +276,29 @@ def _write(
     module: nn.Module,
     description: Description,
     normalisation: tuple[Float32, Float32],
-    parts: tuple[WindowSet, WindowSet, WindowSet | None],
+    parts: _Parts,
     evidence: Evidence,
     prefix: str,
 ) -> Bundle:
-    """Measures the module on `parts` (trained on, held out, unseen people) and writes it."""
-    train, held, unseen = parts
+    """Measures the module on all parts but the first, and writes it."""
+    train, home = parts.train, _home(parts.held, parts.strangers)
     chosen = train.take(choose_exemplars(train, evidence.exemplars))
     run = partial(_run, module, description.backbone.head, normalisation)
-    metrics = {"held_out_macro_f1": macro_f1(held.y, run(held).predicted)}
-    if unseen is not None:
-        metrics["unseen_subjects_macro_f1"] = macro_f1(unseen.y, run(unseen).predicted)
+    measured = {
+        "held_out": parts.held,
+        "calibration_subjects": parts.strangers,
+        "unseen_subjects": parts.unseen,
+    }
+    metrics = {
+        f"{name}_macro_f1": macro_f1(windows.y, run(windows).predicted)
+        for name, windows in measured.items()
+        if windows is not None
+    }
     tensors = Tensors(
         weights=weights_of(module),
         mean=normalisation[0],
         std=normalisation[1],
-        reference=_reference(run(train), run(held), train, held, evidence).to_arrays(),
+        reference=_reference(run(train), run(home), train, home, evidence).to_arrays(),
         sensor=SensorProfile.fit(train.x, train.hz).to_arrays(),
         exemplar_x=_half(chosen),
         exemplar_y=chosen.y,

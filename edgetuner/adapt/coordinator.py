@@ -504,10 +504,11 @@ class Coordinator:
 
     def _defer(self, reason: str) -> None:
         self.state = "drifted" if self._drifted else "requested"
-        if reason != self.deferred:
-            self.deferred = reason
+        # One more label is news for the state, but no event: only another obstacle is.
+        if _wording(reason) != _wording(self.deferred or ""):
             self._publish("event.deferred", {"reason": reason})
-            self._tell()
+        self.deferred = reason
+        self._tell()
 
     def _enter(self, state: str, event: str, **facts: Any) -> None:
         self.state = state
@@ -528,6 +529,10 @@ class Coordinator:
 
     def _tell(self) -> None:
         self._publish("status.adaptation", self.describe())
+
+
+def _wording(reason: str) -> str:
+    return "".join(character for character in reason if not character.isdigit())
 
 
 def _check_same_task(version: ModelVersion, live: ModelVersion) -> None:

@@ -28,7 +28,7 @@ def train_cores(
         adapter: at step 0; its trainables are changed in place.
         x: normalised windows, float32 (N, C, T).
         y: class indices, int64 (N,).
-        settings: steps, batch_size, learning_rate (peak, of the cores), seed.
+        settings: steps, batch_size, learning_rate (peak, of the cores), label_smoothing, seed.
         report: called with the step and its loss.
 
     Returns:
@@ -52,7 +52,9 @@ def train_cores(
     losses = []
     for step in range(settings.steps):
         rows = torch.multinomial(draw_weight, settings.batch_size, replacement=True, generator=draw)
-        loss = torch.nn.functional.cross_entropy(adapter(x[rows]), y[rows])
+        loss = torch.nn.functional.cross_entropy(
+            adapter(x[rows]), y[rows], label_smoothing=settings.label_smoothing
+        )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
