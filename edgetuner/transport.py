@@ -171,7 +171,7 @@ class Sockets:
             socket.curve_server = True  # before bind: a peer could otherwise slip in without a key
             socket.curve_publickey = self._server_key.public
             socket.curve_secretkey = self._server_key.secret
-            socket.zap_domain = _SENSORS.encode()
+            socket.zap_domain = (_SENSORS if for_sensors else _OPERATORS).encode()
         try:
             with self._private_ipc(address, field):
                 socket.bind(address)
