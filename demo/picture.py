@@ -30,8 +30,8 @@ def draw(outcome: Outcome, classes: Sequence[str], events: Sequence[Event], path
     moved = next((sent.order for sent in outcome.sent if sent.phase == 1), None)
     if moved is not None:
         axes.axvspan(moved, len(outcome.sent), color="#f1f1ee", zorder=0)
-        axes.text(moved + 5, 0.03, "left wrist", color="#555")
-        axes.text(5, 0.03, "right wrist", color="#555")
+        for x, name in ((0, "right wrist"), (moved, "left wrist")):
+            axes.text(x + 5, 0.03, name, color="#555", backgroundcolor="white")
     named = set()
     for event in events:
         if event.topic in _MARKS:
