@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from edgetuner.adapt.faults import Faults
+from edgetuner.drift.monitor import Finding, StreamKey
+from edgetuner.store import Context
+
+LEFT, RIGHT = StreamKey("w", "left"), StreamKey("w", "right")
+
+
+def found(kind: Literal["drift", "sensor_fault", "sensor_ok"], key: StreamKey, seq: int) -> Finding:
+    return Finding(kind, "flat_line", key, seq + 2, seq)
+
+
+def context() -> Context:
+    """Windows 0 to 9 of both streams."""
+    seq, none = np.tile(np.arange(10), 2), np.zeros(20, np.int64)
+    return Context(
+        keys=(LEFT, RIGHT),
+        x=np.zeros((20, 1, 1), np.float32),
+        y=none,
+        predicted=none,
+        confidence=np.zeros(20),
+        row=np.arange(20),
+        stream=np.repeat([0, 1], 10),
+        seq=seq,
+        t_ns=none,
+        version=np.full(20, "v"),
+        starts={LEFT: 0, RIGHT: 0},
+    )
+
+
+def covered(faults: Faults) -> dict[StreamKey, list[int]]:
+    bad = faults.cover(context())
+    seqs = context().seq
+    return {LEFT: seqs[:10][bad[:10]].tolist(), RIGHT: seqs[10:][bad[10:]].tolist()}
+
+
+def test_the_time_of_a_fault_is_covered_in_its_stream_alone() -> None:
+    faults = Faults()
+    faults.note(found("sensor_fault", LEFT, 3))
+    assert faults.standing() == ["w/left"]
+    assert covered(faults) == {LEFT: list(range(3, 10)), RIGHT: []}
+    faults.note(found("sensor_ok", LEFT, 6))
+    assert faults.standing() == []
+    assert covered(faults) == {LEFT: [3, 4, 5], RIGHT: []}
+    faults.note(found("sensor_fault", LEFT, 8))
+    faults.note(found("sensor_fault", RIGHT, 9))
+    assert faults.standing() == ["w/left", "w/right"]
+    assert covered(faults) == {LEFT: [3, 4, 5, 8, 9], RIGHT: [9]}
+
+
+def test_other_findings_do_not_matter() -> None:
+    faults = Faults()
+    faults.note(found("drift", LEFT, 1))
+    faults.note(found("sensor_ok", LEFT, 1))  # its fault was seen by an earlier life
+    assert faults.standing() == []
+    assert covered(faults) == {LEFT: [], RIGHT: []}

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgetuner.adapt.gate import judge, mcnemar
+from edgetuner.config import GateConfig
+
+SETTINGS = GateConfig(min_windows=8, min_gain=0.05, max_p_value=0.1)
+Y = np.arange(24) % 3
+
+
+def wrong_at(count: int) -> np.ndarray:
+    """Predictions that miss the first `count` windows."""
+    return np.where(np.arange(24) < count, (Y + 1) % 3, Y)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=12))
+def test_mcnemar_counts_the_ways_that_chance_could_do_as_well(
+    pairs: list[tuple[bool, bool]],
+) -> None:
+    better, worse = np.array(pairs, bool).reshape(-1, 2).T
+    differing = [a for a, b in pairs if a != b]
+    ways = [sum(flips) >= sum(differing) for flips in product((0, 1), repeat=len(differing))]
+    assert mcnemar(better, worse) == pytest.approx(np.mean(ways))
+
+
+def test_a_candidate_that_is_clearly_better_passes() -> None:
+    verdict = judge(Y, wrong_at(12), wrong_at(0), SETTINGS)
+    assert verdict.passed and verdict.windows == 24
+    assert verdict.candidate_f1 == 1 and verdict.champion_f1 < 0.6
+    assert verdict.p_value == pytest.approx(2**-12)
+
+
+@pytest.mark.parametrize(
+    ("champion", "candidate", "reason"),
+    [(0, 0, "at least"), (0, 6, "at least"), (3, 0, "may be chance"), (12, 11, "at least")],
+)
+def test_a_candidate_that_proves_too_little_is_refused(
+    champion: int, candidate: int, reason: str
+) -> None:
+    verdict = judge(Y, wrong_at(champion), wrong_at(candidate), SETTINGS)
+    assert not verdict.passed and reason in verdict.reason
+
+
+def test_without_evidence_nothing_passes_and_nothing_is_measured() -> None:
+    empty = np.empty(0, np.int64)
+    for y in (empty, Y[:7]):
+        verdict = judge(y, wrong_at(12)[: len(y)], y, SETTINGS)
+        assert not verdict.passed and "8 are needed" in verdict.reason
+        assert verdict.to_wire().keys() == {"passed", "reason", "windows"}

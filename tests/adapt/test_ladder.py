@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+from edgetuner.adapt.job import HOLDOUT, TRAIN  # noqa: E402
+from edgetuner.adapt.ladder import (  # noqa: E402
+    RUNGS,
+    Climbed,
+    Material,
+    best,
+    choose,
+    climb,
+    held_f1,
+    predict,
+)
+from edgetuner.bundle import Bundle  # noqa: E402
+from edgetuner.factories import build_module  # noqa: E402
+from tests.adapt.material import QUICK, windows  # noqa: E402
+
+
+def silent(rung: str, **facts: Any) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def bundle(wave_bundle: Path) -> Bundle:
+    return Bundle.load(wave_bundle)
+
+
+@pytest.fixture
+def base(bundle: Bundle) -> nn.Module:
+    return build_module(bundle)
+
+
+@pytest.fixture(scope="module")
+def material(bundle: Bundle) -> Material:
+    def tensor(x: Any) -> torch.Tensor:
+        scaled = (x.astype("float32") - bundle.mean[:, None]) / bundle.std[:, None]
+        return torch.from_numpy(scaled)
+
+    held, train = windows().labelled(HOLDOUT), windows().labelled(TRAIN)
+    return Material(
+        x=tensor(train[0]),
+        y=torch.from_numpy(train[1]),
+        unlabelled=tensor(windows().unheld()),
+        held_x=tensor(held[0]),
+        held_y=torch.from_numpy(held[1]),
+        source_x=tensor(bundle.exemplar_x),
+        source_y=torch.from_numpy(bundle.exemplar_y),
+        classes=3,
+        head="head",
+    )
+
+
+@pytest.mark.parametrize("name", RUNGS)
+def test_every_rung_gives_a_whole_model_and_leaves_the_base(
+    base: nn.Module, material: Material, name: str
+) -> None:
+    before = {key: value.clone() for key, value in base.state_dict().items()}
+    adapted, facts = RUNGS[name](base, material, QUICK, silent)
+    assert not adapted.training
+    after = adapted.state_dict()
+    assert list(after) == list(before)
+    for key, value in before.items():
+        assert torch.equal(base.state_dict()[key], value), "the champion is not touched"
+        assert (after[key].shape, after[key].dtype) == (value.shape, value.dtype)
+    assert any(not torch.equal(after[key], before[key]) for key in before)
+    assert 0 <= facts["trained_fraction"] < 1
+    assert (held_f1(adapted, material) or 0) > (held_f1(base, material) or 0)
+
+
+def test_the_rungs_are_climbed_in_turn(base: nn.Module, material: Material) -> None:
+    told: list[str] = []
+    climbed = climb(base, material, QUICK, lambda rung, **facts: told.append(rung))
+    assert [one.rung for one in climbed] == list(QUICK.rungs)
+    assert list(dict.fromkeys(told)) == list(QUICK.rungs)
+    assert climbed[-1].facts["core_norm"] > 0
+    assert climbed[-1].held_f1 == 1.0
+
+
+def test_the_better_rung_or_the_last_is_chosen(base: nn.Module) -> None:
+    scores = (0.4, 0.9, None, 0.9, 0.1)
+    climbed = [Climbed(str(n), base, score, 0.0, {}) for n, score in enumerate(scores)]
+    assert best(climbed).rung == "3", "of equals the later"
+    assert choose(climbed, QUICK.model_copy(update={"choose": "best"})).rung == "3"
+    assert choose(climbed, QUICK.model_copy(update={"choose": "last"})).rung == "4"
+
+
+def test_without_held_out_windows_nothing_is_measured(base: nn.Module, material: Material) -> None:
+    empty = replace(material, held_x=material.held_x[:0], held_y=material.held_y[:0])
+    assert held_f1(base, empty) is None
+    assert "held_f1" not in Climbed("head", base, None, 0.0, {}).to_wire()
+
+
+def test_exemplars_stand_in_for_classes_without_a_label(material: Material) -> None:
+    known = material.y != 1
+    partial = replace(material, x=material.x[known], y=material.y[known])
+    x, y = partial.with_source()
+    assert len(x) == len(y) == known.sum() + (material.source_y == 1).sum()
+    assert set(y.tolist()) == {0, 1, 2}
+    assert len(material.with_source()[1]) == len(material.y)
+
+
+def test_prediction_does_not_depend_on_the_chunk(base: nn.Module, material: Material) -> None:
+    many = material.held_x.repeat(10, 1, 1)
+    one_by_one = [int(predict(base, x[None])[0]) for x in material.held_x]
+    assert predict(base, many).tolist() == one_by_one * 10

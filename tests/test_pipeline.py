@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from edgetuner.config import Config  # noqa: E402
+from edgetuner.inference import LiveModel, ModelVersion  # noqa: E402
+from edgetuner.pipeline import Pipeline, watch_with  # noqa: E402
+from edgetuner.store import Entry, Store, Window  # noqa: E402
+from tests import waves  # noqa: E402
+
+Scene = Callable[[Pipeline], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture(scope="module")
+def version(wave_bundle: Path) -> ModelVersion:
+    return ModelVersion.load(wave_bundle)
+
+
+@pytest.fixture
+def play(version: ModelVersion) -> Callable[[Scene], None]:
+    """Runs a scene with a pipeline."""
+
+    async def run(scene: Scene) -> None:
+        store = Store.open(None, shape=(3, 32), classes=waves.CLASSES, durability="memory")
+        pipeline = Pipeline(store, LiveModel(version), watch_with(Config(), version))
+        try:
+            await scene(pipeline)
+        finally:
+            await pipeline.close()
+
+    return lambda scene: asyncio.run(run(scene))
+
+
+async def stored(pipeline: Pipeline, count: int, first: int = 0) -> list[Window]:
+    seqs = range(first, first + count)
+    entries = [Entry("c", "s", n, n, waves.window(n, waves.label_of(n)), n) for n in seqs]
+    receipts = await pipeline.stored(lambda store: store.add(entries))
+    return [receipt.window for receipt in receipts if receipt.window is not None]
+
+
+def test_windows_are_predicted_and_recorded(play: Callable[[Scene], None]) -> None:
+    async def scene(pipeline: Pipeline) -> None:
+        windows = await stored(pipeline, 12)
+        predicted, findings = await pipeline.predict(windows)
+        assert [p.window.seq for p in predicted] == list(range(12))
+        assert [p.predicted for p in predicted] == [waves.label_of(n) for n in range(12)]
+        assert findings == []
+        context = await pipeline.stored(lambda store: store.context({("c", "s"): 0}, 100))
+        assert context.predicted.tolist() == [p.predicted for p in predicted]
+        assert set(context.version) == {pipeline.version.id}
+
+    play(scene)
+
+
+def test_a_window_has_one_prediction_however_often_it_is_predicted(
+    play: Callable[[Scene], None],
+) -> None:
+    async def scene(pipeline: Pipeline) -> None:
+        windows = await stored(pipeline, 4)
+        assert len((await pipeline.predict(windows))[0]) == 4
+        assert (await pipeline.predict(windows))[0] == []
+
+    play(scene)
+
+
+def test_what_is_recorded_and_not_published_is_told_again(play: Callable[[Scene], None]) -> None:
+    async def scene(pipeline: Pipeline) -> None:
+        predicted, _ = await pipeline.predict(await stored(pipeline, 6))
+        await pipeline.published(predicted[:4])
+        again = await pipeline.unpublished()
+        assert [p.window.seq for p in again] == [4, 5]
+        assert all(p.again for p in again) and not any(p.again for p in predicted)
+        assert [p.predicted for p in again] == [p.predicted for p in predicted[4:]]
+
+    play(scene)
+
+
+def test_a_swap_falls_between_two_batches(play: Callable[[Scene], None], wave_bundle: Path) -> None:
+    async def scene(pipeline: Pipeline) -> None:
+        other = ModelVersion.load(wave_bundle)
+        other.id = "other"
+        windows = await stored(pipeline, 60)
+        parts = [windows[n : n + 10] for n in range(0, 60, 10)]
+        before = [asyncio.create_task(pipeline.predict(part)) for part in parts[:3]]
+        swap = asyncio.create_task(pipeline.swap(other))
+        after = [asyncio.create_task(pipeline.predict(part)) for part in parts[3:]]
+        batches, previous = await asyncio.gather(*before, *after), await swap
+        assert previous.id != "other" and pipeline.version is other
+        versions = [{p.version for p in predicted} for predicted, _ in batches]
+        assert versions == [{previous.id}] * 3 + [{"other"}] * 3
+        context = await pipeline.stored(lambda store: store.context({("c", "s"): 0}, 100))
+        assert context.seq.tolist() == list(range(60))
+
+    play(scene)
+
+
+def test_drift_is_found(play: Callable[[Scene], None]) -> None:
+    async def scene(pipeline: Pipeline) -> None:
+        kinds = []
+        entries = [
+            Entry("c", "s", n, n, waves.turned(waves.window(n, waves.label_of(n))), n)
+            for n in range(20)
+        ]
+        receipts = await pipeline.stored(lambda store: store.add(entries))
+        for receipt in receipts:
+            assert receipt.window is not None
+            kinds += [finding.kind for finding in (await pipeline.predict([receipt.window]))[1]]
+        assert kinds.count("drift") == 1, "and told once"
+        start = await pipeline.watched(lambda monitor: monitor.context_start(("c", "s")))
+        assert start <= 3
+
+    play(scene)
+
+
+def test_the_monitor_takes_every_stream_that_the_store_holds(version: ModelVersion) -> None:
+    config = Config.model_validate({"ingest": {"max_streams": 1}})
+    monitor = watch_with(config, version)
+    x = np.stack([waves.window(n, 0) for n in range(3)])
+    out = version.predict(x)
+    keys = [("c", str(n)) for n in range(3)]  # held from the time of another configuration
+    monitor.update_many(keys, [0, 0, 0], x, out.embeddings, out.predicted, out.confidence)
+    assert len(monitor.state()["streams"]) == 3

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edgetuner.bundle import Bundle, write_bundle
+from edgetuner.errors import BundleError, RegistryError
+from edgetuner.registry import Aliases, Registry
+
+
+@pytest.fixture(scope="module")
+def made(wave_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Folders of five different versions."""
+    good, root = Bundle.load(wave_bundle), tmp_path_factory.mktemp("made")
+    for number in range(5):
+        metrics = {"held_out_macro_f1": number / 10}
+        description = good.manifest.description.model_copy(update={"metrics": metrics})
+        write_bundle(root / f"{number}", good, description, prefix=f"v{number}")
+    return sorted(root.iterdir())
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "models", keep=2)
+
+
+def reopened(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "models", keep=2)
+
+
+def test_a_version_is_copied_in_under_its_own_id(registry: Registry, made: list[Path]) -> None:
+    version = registry.add(made[0])
+    assert version == Bundle.load(made[0]).version
+    assert registry.add(made[0]) == version and registry.ids() == [version]
+    assert Bundle.load(registry.path(version)).version == version
+
+
+def test_a_tampered_bundle_is_not_taken_in(
+    registry: Registry, made: list[Path], tmp_path: Path
+) -> None:
+    shutil.copytree(made[0], tmp_path / "copy")
+    (tmp_path / "copy" / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(BundleError):
+        registry.add(tmp_path / "copy")
+    assert registry.ids() == []
+
+
+@pytest.mark.parametrize("name", ["nobody", "candidate", "..", "", ".hidden", "../../etc"])
+def test_an_unknown_version_is_refused(registry: Registry, made: list[Path], name: str) -> None:
+    registry.start_champion(registry.add(made[0]))
+    with pytest.raises(RegistryError) as refused:
+        registry.path(name)
+    assert refused.value.field == "version" and refused.value.remedy
+
+
+def test_aliases_follow_the_life_of_a_version_over_restarts(
+    tmp_path: Path, registry: Registry, made: list[Path]
+) -> None:
+    a, b, c = (registry.add(path) for path in made[:3])
+    registry.start_champion(a)
+    registry.begin_probation(b, "it proved better")
+    assert registry.aliases == reopened(tmp_path).aliases == Aliases(a, b, None)
+    registry.promote(b, "it held")
+    assert registry.aliases == reopened(tmp_path).aliases == Aliases(b, None, a)
+    registry.begin_probation(c, "better still")
+    registry.end_probation("it was not")
+    assert registry.aliases == reopened(tmp_path).aliases == Aliases(b, None, a)
+    assert registry.restore_previous("second thoughts") == a
+    assert registry.aliases == reopened(tmp_path).aliases == Aliases(a, None, b)
+    done = [(entry["action"], entry["version"]) for entry in reopened(tmp_path).history()]
+    assert done == [
+        ("installed", a),
+        ("swapped in", b),
+        ("promoted", b),
+        ("swapped in", c),
+        ("rolled back", c),
+        ("rolled back", b),
+    ]
+
+
+def test_promoting_the_champion_ends_a_probation(registry: Registry, made: list[Path]) -> None:
+    a, b = (registry.add(path) for path in made[:2])
+    registry.start_champion(a)
+    registry.begin_probation(b, "")
+    registry.promote(a, "keep it")
+    assert registry.aliases == Aliases(a, None, None)
+
+
+def test_there_may_be_nothing_to_go_back_to(registry: Registry, made: list[Path]) -> None:
+    registry.start_champion(registry.add(made[0]))
+    with pytest.raises(RegistryError, match="no previous version"):
+        registry.restore_previous("")
+
+
+def test_pruning_spares_what_an_alias_names(registry: Registry, made: list[Path]) -> None:
+    versions = [registry.add(path) for path in made]
+    oldest, second = registry.ids()[:2]
+    registry.start_champion(oldest)
+    registry.promote(second, "")
+    gone = registry.prune()
+    assert len(gone) == len(versions) - 2 - 2
+    assert set(registry.ids()) == set(versions) - set(gone)
+    assert {oldest, second} <= set(registry.ids())
+    assert not list(registry.path(oldest).parent.glob(".*")), "nothing half-deleted is left"
+
+
+def test_a_torn_line_costs_the_history_one_entry(
+    tmp_path: Path, registry: Registry, made: list[Path]
+) -> None:
+    a, b = (registry.add(path) for path in made[:2])
+    registry.start_champion(a)
+    history = tmp_path / "models" / "history.jsonl"
+    history.write_bytes(history.read_bytes() + b'\n{"t": 1.5, "acti\xff')
+    registry.promote(b, "after the loss of power")
+    assert [entry["version"] for entry in reopened(tmp_path).history()] == [a, b]
+    assert {row["version"]: row["last"] for row in registry.rows()} == {
+        a: "installed",
+        b: "promoted",
+    }
+
+
+def test_aliases_that_cannot_be_understood_are_not_guessed(
+    tmp_path: Path, registry: Registry
+) -> None:
+    for content in ("{", json.dumps(["a"]), json.dumps({"king": "a"})):
+        (tmp_path / "models" / "aliases.json").write_text(content)
+        with pytest.raises(RegistryError) as refused:
+            reopened(tmp_path)
+        assert "aliases.json" in str(refused.value) and refused.value.remedy
