@@ -331,6 +331,6 @@ def test_a_call_of_an_operator_loads_neither_numpy_nor_asyncio_nor_torch() -> No
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
-    assert "'zmq'" in loaded and "'pydantic'" in loaded
-    for module in ("numpy", "asyncio", "torch", "zmq.auth"):
+    assert "'zmq'" in loaded
+    for module in ("numpy", "asyncio", "torch", "pydantic", "zmq.auth"):
         assert f"'{module}'" not in loaded

@@ -51,6 +51,10 @@ async def receive(socket: Any, most: int) -> list[Received]:
     return await asyncio.wait_for(receive_batch(socket, most), _GIVE_UP_S)
 
 
+async def send(socket: Any, message: bytes) -> None:
+    await asyncio.wait_for(socket.send(message), _GIVE_UP_S)  # waits for a connection
+
+
 @contextmanager
 def closing(sockets: Sockets) -> Iterator[Sockets]:
     try:
@@ -203,7 +207,7 @@ async def test_ipv6_loopback() -> None:
         except TransportError as error:
             pytest.skip(f"no IPv6 here: {error}")
         async with connected(DEALER, endpoint(router)) as dealer:
-            await dealer.send(b"x")
+            await send(dealer, b"x")
             assert (await receive(router, 1))[0].frames[1:] == [b"x"]
 
 
@@ -241,7 +245,7 @@ async def test_an_ipc_path_is_not_taken_from_a_living_service(tmp_path: Path) ->
         ):
             second.bind(ROUTER, address, field="sockets.ingest")
         async with connected(DEALER, address) as dealer:
-            await dealer.send(b"still there")
+            await send(dealer, b"still there")
             assert (await receive(router, 1))[0].frames[1:] == [b"still there"]
 
 
@@ -285,7 +289,7 @@ async def test_batches_take_what_is_there_in_order(tmp_path: Path) -> None:
         router = sockets.bind(ROUTER, address, field="a")
         async with connected(DEALER, address) as dealer:
             for number in range(5):
-                await dealer.send(b"%d" % number)
+                await send(dealer, b"%d" % number)
             got: list[bytes] = []
             while len(got) < 5:
                 batch = await receive(router, 2)
@@ -302,7 +306,7 @@ async def test_an_answer_to_a_peer_that_is_gone_was_not_sent(tmp_path: Path) -> 
     with closing(Sockets()) as sockets:
         router = sockets.bind(ROUTER, address, field="a")
         async with connected(DEALER, address) as dealer:
-            await dealer.send(b"x")
+            await send(dealer, b"x")
             identity = (await receive(router, 1))[0].frames[0]
             assert send_now(router, [identity, b"answer"])
             assert await dealer.recv() == b"answer"
@@ -346,10 +350,11 @@ async def test_far_too_large_a_message_costs_the_connection(tmp_path: Path) -> N
         router = sockets.bind(ROUTER, address, field="a")
         async with connected(DEALER, address) as rogue, connected(DEALER, address) as good:
             monitor = rogue.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-            await rogue.send(bytes(9 * 2**20))
-            await monitor.recv_multipart()
+            await send(rogue, bytes(9 * 2**20))
+            await asyncio.wait_for(monitor.recv_multipart(), _GIVE_UP_S)
             rogue.disable_monitor()
-            await good.send(bytes(5 * 2**20))  # a little too large: the service can say so
+            monitor.close()
+            await send(good, bytes(5 * 2**20))  # a little too large: the service can say so
             assert len((await receive(router, 1))[0].frames[1]) == 5 * 2**20
 
 
@@ -360,7 +365,7 @@ async def test_a_flood_leaves_room_for_others(tmp_path: Path) -> None:
         router = sockets.bind(ROUTER, address, field="a")
         async with connected(DEALER, address) as dealer:
             for _ in range(100):
-                await dealer.send(b"x")
+                await send(dealer, b"x")
             for _ in range(100):
                 other = asyncio.get_running_loop().create_future()
                 asyncio.get_running_loop().call_soon(other.set_result, None)
@@ -379,6 +384,7 @@ async def turned_away(socket: Any) -> None:
         message = await asyncio.wait_for(monitor.recv_multipart(), _GIVE_UP_S)
         event = parse_monitor_message(message)["event"]
     socket.disable_monitor()
+    monitor.close()
 
 
 @pytest.mark.parametrize(
@@ -406,7 +412,7 @@ async def test_who_gets_through(
         arguments = keys.of(who) if who else {}
         async with connected(DEALER, endpoint(router), **arguments) as dealer:
             if passes:
-                await dealer.send(b"hello")
+                await send(dealer, b"hello")
                 received = (await receive(router, 1))[0]
                 assert received.frames[1:] == [b"hello"]
                 assert received.key is not None
@@ -443,7 +449,7 @@ async def test_a_key_counts_from_when_the_folder_is_read_again(keys: Keys) -> No
             connected(DEALER, endpoint(router), **keys.of("watch-7")) as revoked,
         ):
             await turned_away(revoked)
-            await guest.send(b"hello")
+            await send(guest, b"hello")
             received = (await receive(router, 1))[0]
             assert sockets.client_name(received.key) == "guest"
 
@@ -458,7 +464,7 @@ async def test_a_damaged_key_leaves_the_keys_as_they_were(keys: Keys) -> None:
             sockets.reload_keys()
         router = sockets.bind(ROUTER, "tcp://127.0.0.1:*", field="x", for_sensors=True)
         async with connected(DEALER, endpoint(router), **keys.of("watch-7")) as dealer:
-            await dealer.send(b"hello")
+            await send(dealer, b"hello")
             assert (await receive(router, 1))[0].frames[1:] == [b"hello"]
 
 
@@ -469,7 +475,7 @@ async def test_ipc_needs_no_key_where_tcp_does(keys: Keys, tmp_path: Path) -> No
         router = sockets.bind(ROUTER, f"ipc://{tmp_path / 'a'}", field="x", for_sensors=True)
         for arguments in ({}, keys.of("stranger")):
             async with connected(DEALER, f"ipc://{tmp_path / 'a'}", **arguments) as dealer:
-                await dealer.send(b"hello")
+                await send(dealer, b"hello")
                 received = (await receive(router, 1))[0]
                 assert received.key is None
                 assert sockets.client_name(received.key) is None

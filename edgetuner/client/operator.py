@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from edgetuner.connect import (
     DEALER,
@@ -21,17 +21,10 @@ from edgetuner.connect import (
     wait,
 )
 from edgetuner.errors import UnavailableError
-from edgetuner.protocol import (
-    REPLY,
-    STATUS,
-    Reply,
-    Request,
-    StatusMessage,
-    compose,
-    decode,
-    encode,
-    error_from_wire,
-)
+from edgetuner.frames import error_from_wire, reply_of, request_frames
+
+if TYPE_CHECKING:
+    from edgetuner.protocol import StatusMessage
 
 _CONNECT_WITHIN_S: Final = 1.0
 _LONG_S: Final = 3600.0
@@ -85,16 +78,18 @@ class Operator:
                 call may have been carried out all the same.
             EdgetunerError: what the service answered.
         """
-        request = compose(Request, id=next(self._ids), method=method, params=params or {})
+        name = next(self._ids)
+        request = request_frames(name, method, params or {})
         give_up_at = time.monotonic() + self._timeout_s
         if not wait(self._socket, None, min(_CONNECT_WITHIN_S, self._timeout_s), writable=True):
             raise self._unavailable("nobody listens here")
-        send_now(self._socket, encode(request))
-        while (reply := self._next_reply(give_up_at)).id not in (request.id, None):
+        send_now(self._socket, request)
+        while (reply := self._next_reply(give_up_at)).get("id") not in (name, None):
             continue
-        if reply.error is not None:
-            raise error_from_wire(reply.error)
-        return reply.result or {}
+        if reply.get("error") is not None:
+            raise error_from_wire(reply["error"])
+        result: dict[str, Any] = reply.get("result") or {}
+        return result
 
     def status(self) -> dict[str, Any]:
         """The state of the service, as its snapshot tells it."""
@@ -104,13 +99,13 @@ class Operator:
         """Closes the socket. May be called twice."""
         self._socket.close()
 
-    def _next_reply(self, give_up_at: float) -> Reply:
+    def _next_reply(self, give_up_at: float) -> dict[str, Any]:
         if not wait(self._socket, None, give_up_at - time.monotonic()):
             raise self._unavailable(f"no reply within {self._timeout_s:g} s")
         received = receive_now(self._socket)
         if received is None:
             return self._next_reply(give_up_at)
-        return decode(received.frames, REPLY)[0]
+        return reply_of(received.frames)
 
     def _unavailable(self, problem: str) -> UnavailableError:
         return UnavailableError(
@@ -151,6 +146,8 @@ def subscribe(
 
 
 def _messages(socket: SyncSocket, timeout_s: float | None) -> Iterator[StatusMessage | None]:
+    from edgetuner.protocol import STATUS, decode
+
     try:
         while True:
             wait(socket, None, _LONG_S if timeout_s is None else timeout_s)
