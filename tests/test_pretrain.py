@@ -122,6 +122,21 @@ def test_the_drift_reference_is_that_of_held_out_windows(bundle: Bundle) -> None
     assert (profile.low < profile.high).all()
 
 
+def test_calibration_subjects_count_as_home_and_are_not_trained_on(tmp_path: Path) -> None:
+    evidence = replace(EVIDENCE, calibration_subjects=(3,))
+    made = create_bundle(
+        waves(), "small_cnn", tmp_path / "b", backbone_args=ARGS, recipe=RECIPE, evidence=evidence
+    )
+    train, held = waves().select(subject=[1, 2]).split_by_time(0.2, 1)
+    mean, _ = train.normalisation()
+    np.testing.assert_array_equal(made.mean, mean)
+    reference = Reference.from_arrays(made.reference)
+    assert sorted(np.bincount(reference.held_recording)) == [6] * 6 + [30] * 3
+    for name, part in (("held_out", held), ("calibration_subjects", waves().select(subject=3))):
+        f1 = macro_f1(part.y, logits(made, part).argmax(1).numpy())
+        assert f1 == made.manifest.metrics[f"{name}_macro_f1"]
+
+
 def test_exemplars_are_training_windows_of_every_class(bundle: Bundle) -> None:
     train, _ = waves().select(subject=[1, 2, 3]).split_by_time(0.2, 1)
     assert np.bincount(bundle.exemplar_y).tolist() == [4, 4, 4]
