@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from edgetuner.addresses import ADDRESSES, anchored_address, read_yaml
 from edgetuner.errors import ConfigError
 
 Rung = Literal["statistics", "head", "cores"]
@@ -36,7 +36,7 @@ Seconds = Annotated[float, BeforeValidator(_seconds)]
 
 
 class _Section(BaseModel):
-    # A validator is built when its section is first used: `edgetuner status` needs an address only.
+    # A validator is built when its section is first used; together they take as long as pydantic.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
@@ -44,18 +44,16 @@ class SocketsConfig(_Section):
     """Addresses that the service binds: `ipc://PATH`, or `tcp://HOST:PORT`."""
 
     ingest: str = Field(
-        default="ipc:///run/edgetuner/ingest",
+        default=ADDRESSES["ingest"],
         description="acknowledged windows and labels (ROUTER)",
     )
     plain: str | None = Field(
         default=None, description="windows of clients that only publish (SUB); null: not bound"
     )
     status: str = Field(
-        default="ipc:///run/edgetuner/status", description="status, events and predictions (XPUB)"
+        default=ADDRESSES["status"], description="status, events and predictions (XPUB)"
     )
-    control: str = Field(
-        default="ipc:///run/edgetuner/control", description="operators' requests (ROUTER)"
-    )
+    control: str = Field(default=ADDRESSES["control"], description="operators' requests (ROUTER)")
 
 
 class SecurityConfig(_Section):
@@ -329,13 +327,7 @@ def load_config(path: Path) -> Config:
     Raises:
         ConfigError: unreadable, not YAML, or a field that is unknown or wrong.
     """
-    return parse_config(_read(path), base=path.resolve().parent)
-
-
-def load_sockets(path: Path) -> SocketsConfig:
-    """The addresses of a file, without a look at its other sections. Raises as `load_config`."""
-    sockets = _checked(SocketsConfig, _read(path).get("sockets") or {}, "sockets")
-    return _anchored(sockets, path.resolve().parent)
+    return parse_config(read_yaml(path), base=path.resolve().parent)
 
 
 def parse_config(raw: Mapping[str, Any], *, base: Path | None = None) -> Config:
@@ -359,27 +351,6 @@ def _at(config: Config, dotted: str) -> Any:
     return value
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            "cannot be read", field=str(path), value=error.strerror, remedy="name a readable file"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            "not valid YAML", field=str(path), value=_one_line(error), remedy="correct that line"
-        ) from None
-    if not isinstance(raw, dict | None):
-        raise ConfigError(
-            "must be a mapping",
-            field=str(path),
-            value=type(raw).__name__,
-            remedy="write `key: value`",
-        )
-    return raw or {}
-
-
 def _checked(section: type[_S], raw: Any, name: str = "") -> _S:
     try:
         return section.model_validate(raw)
@@ -393,8 +364,8 @@ def _anchored(section: _S, base: Path) -> _S:
     def anchor(value: Any, name: str) -> Any:
         if isinstance(value, Path):
             return base / _expanded(value, name)
-        if isinstance(value, str) and value.startswith("ipc://") and value[6:7] not in ("/", "@"):
-            return f"ipc://{base / value[6:]}"
+        if isinstance(value, str):
+            return anchored_address(value, base)
         if isinstance(value, _Section):
             return _anchored(value, base)
         return value
@@ -433,7 +404,3 @@ def _names() -> Iterator[str]:
     yield from Config.model_fields
     for name, section in sections().items():
         yield from (f"{name}.{key}" for key in section.model_fields)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, Typ
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from edgetuner.errors import EdgetunerError, ProtocolError, WindowError
+from edgetuner.errors import ProtocolError, WindowError
+from edgetuner.frames import MAGIC as MAGIC
+from edgetuner.frames import MAX_ANSWER_BYTES as MAX_ANSWER_BYTES
+from edgetuner.frames import MAX_HEADER_BYTES as MAX_HEADER_BYTES
+from edgetuner.frames import MAX_PAYLOAD_BYTES as MAX_PAYLOAD_BYTES
+from edgetuner.frames import VERSION as VERSION
+from edgetuner.frames import error_from_wire as error_from_wire
+from edgetuner.frames import split
 
 if TYPE_CHECKING:
-    # At run time only the two functions that handle samples import it: it costs more than all the
-    # rest of `edgetuner status` together.
+    # At run time only the two functions that handle samples import it: `edgetuner tail` has none.
     import numpy as np
-
-VERSION: Final = 1
-MAGIC: Final = b"EDT1"
-MAX_HEADER_BYTES: Final = 8192
-MAX_ANSWER_BYTES: Final = 1024 * 1024
-MAX_PAYLOAD_BYTES: Final = 4 * 1024 * 1024
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
 _DTYPES: Final = {"float32": "<f4", "float16": "<f2"}
@@ -231,29 +231,9 @@ def decode(frames: Sequence[bytes], kind: TypeAdapter[_H]) -> tuple[_H, bytes]:
     Raises:
         ProtocolError: wrong number of frames, magic, size, JSON, or a field of the header.
     """
-    if not 2 <= len(frames) <= 3:
-        raise ProtocolError(
-            "a message has two or three frames",
-            field="frames",
-            value=len(frames),
-            remedy="send [magic, header, payload?] as one multipart message",
-        )
-    if frames[0] != MAGIC:
-        raise ProtocolError(
-            "not a message of this protocol",
-            field="magic",
-            value=bytes(frames[0][:8]),
-            remedy=f"start every message with {MAGIC!r}",
-        )
-    header, payload = frames[1], frames[2] if len(frames) == 3 else b""
-    for field, size, most in (
-        ("header", len(header), _most_header_bytes(kind)),
-        ("payload", len(payload), MAX_PAYLOAD_BYTES),
-    ):
-        if size > most:
-            raise ProtocolError(
-                "too large", field=field, value=size, remedy=f"at most {most} bytes"
-            )
+    # What comes from outside is bounded tightly; a list of versions or a snapshot may be longer.
+    outside = kind is FROM_SENSOR or kind is REQUEST
+    header, payload = split(frames, MAX_HEADER_BYTES if outside else MAX_ANSWER_BYTES)
     return _parse(header, kind), payload
 
 
@@ -328,23 +308,6 @@ def decode_samples(header: WindowHeader, payload: bytes) -> np.ndarray:
     return samples
 
 
-def error_from_wire(wire: dict[str, Any]) -> EdgetunerError:
-    """The error that `to_wire` on the other side told of: of the same class, the same text."""
-    rest = dict(wire)
-    code, message = rest.pop("code", None), str(rest.pop("message", "no reason given"))
-    field, value, remedy = (rest.pop(name, None) for name in ("field", "value", "remedy"))
-    kinds = {kind.code: kind for kind in EdgetunerError.__subclasses__()}
-    # `message` is the whole sentence; taken apart, the error prints as it did on the other side.
-    problem = message.removeprefix(f"{field}: ").removesuffix(f"; {remedy}")
-    return kinds.get(code, EdgetunerError)(
-        problem.removesuffix(f" (got {value})"),
-        field=field,
-        value=None if value is None else _Told(value),
-        remedy=remedy,
-        details=rest,
-    )
-
-
 def schemas() -> dict[str, dict[str, Any]]:
     """JSON Schema of every header, by message type; published under `docs/schema/`."""
     return {name: model.model_json_schema() for name, model in _TYPES.items()}
@@ -355,18 +318,6 @@ def _parse(header: bytes, kind: TypeAdapter[_H]) -> _H:
         return kind.validate_json(header)
     except ValidationError as error:
         raise _translated(error) from None
-
-
-def _most_header_bytes(kind: TypeAdapter[Any]) -> int:
-    # What comes from outside is bounded tightly; a list of versions or a snapshot may be longer.
-    return MAX_HEADER_BYTES if kind is FROM_SENSOR or kind is REQUEST else MAX_ANSWER_BYTES
-
-
-class _Told(str):
-    """A value as the other side wrote it, which must not be quoted a second time."""
-
-    __slots__ = ()
-    __repr__ = str.__str__
 
 
 def _translated(error: ValidationError) -> ProtocolError:

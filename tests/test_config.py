@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
+from edgetuner.addresses import address_of
 from edgetuner.config import (
     FIXED,
     Config,
     fixed_changes,
     load_config,
-    load_sockets,
     parse_config,
     sections,
 )
@@ -80,7 +80,8 @@ def test_every_section_is_frozen_and_strict_about_keys() -> None:
 def test_a_shipped_configuration_is_valid(file: Path) -> None:
     config = load_config(file)
     assert config.state_dir.is_absolute()
-    assert load_sockets(file) == config.sockets
+    for name, address in config.sockets:
+        assert address_of(name, file) == address
 
 
 def test_the_default_configuration_is_current() -> None:
@@ -227,15 +228,8 @@ security: {server_key_file: ~/k, sensors_dir: keys, operators_dir: keys}
     assert config.sockets.control == "tcp://127.0.0.1:5"
     assert config.security.server_key_file == Path("/home/somebody/k")
     assert config.security.sensors_dir == tmp_path / "keys"
-    assert load_sockets(file) == config.sockets
-
-
-def test_addresses_are_found_in_a_file_with_a_mistake_elsewhere(tmp_path: Path) -> None:
-    file = written(tmp_path, "adapt: {rank: -1}\nsockets: {control: ipc://c}\n")
-    assert load_sockets(file).control == f"ipc://{tmp_path}/c"
-    file = written(tmp_path, "sockets: {controll: ipc://c}\n")
-    with pytest.raises(ConfigError, match=r"sockets\.controll: unknown key.*sockets\.control\?"):
-        load_sockets(file)
+    for name, address in config.sockets:
+        assert address_of(name, file) == address
 
 
 # ------------------------------------------------------------------ what a reload may change

@@ -28,7 +28,9 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"pipeline", "adapt", "client", "ingest", "control", "publisher", "predictor"}),
     frozenset({"store", "inference", "registry", "transport", "connect", "pretrain"}),
     frozenset({"bundle", "protocol", "config", "data", "recordings", "factories", "augment"}),
-    frozenset({"peft", "drift", "telemetry", "models", "metrics", "notify", "log"}),
+    frozenset(
+        {"peft", "drift", "telemetry", "models", "metrics", "notify", "log", "addresses", "frames"}
+    ),
     frozenset({"errors"}),
 )
 GROUND = FLOORS[-2]

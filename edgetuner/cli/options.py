@@ -137,14 +137,14 @@ def address(options: argparse.Namespace, socket: str) -> str:
     """The address of the `control`, `status`, `ingest` or `plain` socket."""
     if options.address:
         return str(options.address)
-    from edgetuner.config import load_sockets
+    from edgetuner.addresses import address_of
 
-    found = getattr(load_sockets(config_path(options)), socket)
+    found = address_of(socket, config_path(options))
     if found is None:
         raise UsageError(
             "this socket is not configured", field=f"sockets.{socket}", remedy="give --address"
         )
-    return str(found)
+    return found
 
 
 def curve(options: argparse.Namespace) -> dict[str, Any]:

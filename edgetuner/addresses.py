@@ -1,0 +1,83 @@
+"""Where the service's sockets are, read from its configuration without building the rest of it.
+
+Apart from `config`, because `edgetuner status` needs an address and nothing else, and answers in
+half the time without the models.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from edgetuner.errors import ConfigError
+
+# The defaults of `sockets` in the configuration; `plain` is not bound.
+ADDRESSES: Final = {
+    "ingest": "ipc:///run/edgetuner/ingest",
+    "status": "ipc:///run/edgetuner/status",
+    "control": "ipc:///run/edgetuner/control",
+}
+SOCKETS: Final = (*ADDRESSES, "plain")
+
+
+def address_of(socket: str, path: Path) -> str | None:
+    """The address of a socket by the configuration at `path`; None if it is not bound.
+
+    Raises:
+        ConfigError: unreadable, not YAML, or `sockets` is not what it has to be.
+    """
+    sockets = read_yaml(path).get("sockets") or {}
+    if not isinstance(sockets, dict) or not sockets.keys() <= set(SOCKETS):
+        raise ConfigError(
+            "not a table of addresses",
+            field="sockets",
+            value=sockets,
+            remedy=f"it may have {', '.join(SOCKETS)}",
+        )
+    found = sockets.get(socket, ADDRESSES.get(socket))
+    if not isinstance(found, str | None):
+        raise ConfigError(
+            "not an address",
+            field=f"sockets.{socket}",
+            value=found,
+            remedy="write ipc://PATH or tcp://HOST:PORT",
+        )
+    return None if found is None else anchored_address(found, path.resolve().parent)
+
+
+def anchored_address(address: str, base: Path) -> str:
+    """The address with a relative ipc path taken from `base`."""
+    if address.startswith("ipc://") and address[6:7] not in ("/", "@"):
+        return f"ipc://{base / address[6:]}"
+    return address
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A configuration file as it stands.
+
+    Raises:
+        ConfigError: unreadable, or not YAML with a mapping.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            "cannot be read", field=str(path), value=error.strerror, remedy="name a readable file"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            "not valid YAML",
+            field=str(path),
+            value=" ".join(str(error).split()),
+            remedy="correct that line",
+        ) from None
+    if not isinstance(raw, dict | None):
+        raise ConfigError(
+            "must be a mapping",
+            field=str(path),
+            value=type(raw).__name__,
+            remedy="write `key: value`",
+        )
+    return raw or {}

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from edgetuner.addresses import SOCKETS, address_of
+from edgetuner.config import SocketsConfig
+from edgetuner.errors import ConfigError
+
+
+def written(folder: Path, sockets: Any, **others: Any) -> Path:
+    file = folder / "edgetuner.yaml"
+    file.write_text(yaml.safe_dump({"sockets": sockets, **others}))
+    return file
+
+
+def test_the_names_and_defaults_are_those_of_the_configuration(tmp_path: Path) -> None:
+    defaults = SocketsConfig().model_dump()
+    for file in (written(tmp_path, {}), written(tmp_path, None)):
+        assert {name: address_of(name, file) for name in SOCKETS} == defaults
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("ipc://run/c", "ipc://{folder}/run/c"),
+        ("ipc:///run/c", "ipc:///run/c"),
+        ("ipc://@edgetuner", "ipc://@edgetuner"),
+        ("tcp://127.0.0.1:5", "tcp://127.0.0.1:5"),
+    ],
+)
+def test_relative_paths_are_taken_from_the_file(tmp_path: Path, given: str, found: str) -> None:
+    file = written(tmp_path, {"control": given})
+    assert address_of("control", file) == found.format(folder=tmp_path)
+
+
+def test_a_mistake_elsewhere_does_not_matter(tmp_path: Path) -> None:
+    file = written(tmp_path, {"plain": "ipc:///p"}, adapt={"rank": -1}, nonsense=True)
+    assert address_of("plain", file) == "ipc:///p"
+
+
+@pytest.mark.parametrize(
+    ("sockets", "field"),
+    [
+        ({"controll": "ipc:///c"}, "sockets"),
+        ("ipc:///c", "sockets"),
+        ({"control": 5}, "sockets.control"),
+    ],
+)
+def test_what_is_no_table_of_addresses_is_refused(tmp_path: Path, sockets: Any, field: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        address_of("control", written(tmp_path, sockets))
+    assert caught.value.field == field
+
+
+def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        address_of("control", tmp_path / "absent.yaml")
