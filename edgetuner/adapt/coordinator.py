@@ -236,11 +236,11 @@ class Coordinator:
         async with self._busy:
             if self._probation is not None:
                 await self._review(self._probation)
-            elif not self.paused and (self._drifted or self._requested):
+            elif not self.paused and (self._drifted or self._requested is not None):
                 await self._adapt()
 
     async def _adapt(self) -> None:
-        why = self._requested or "; ".join(self._drifted.values())
+        why = self._requested or "; ".join(self._drifted.values()) or "asked for"
         starts = await self._starts()
         # Reading thousands of windows at every label, only to count, would hold up the store.
         counts = await self._pipeline.stored(lambda store: store.count_labels(starts))

@@ -1,0 +1,428 @@
+"""The coordinator on a real pipeline and a real registry; only the training is quick."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from edgetuner.adapt import coordinator as module  # noqa: E402
+from edgetuner.adapt import job as jobs  # noqa: E402
+from edgetuner.adapt.coordinator import Coordinator, Probation  # noqa: E402
+from edgetuner.adapt.job import Job  # noqa: E402
+from edgetuner.bundle import Bundle, write_bundle  # noqa: E402
+from edgetuner.config import Config  # noqa: E402
+from edgetuner.drift.monitor import Finding, StreamKey  # noqa: E402
+from edgetuner.errors import AdaptationError, BusyError, StoreError  # noqa: E402
+from edgetuner.inference import LiveModel, ModelVersion  # noqa: E402
+from edgetuner.pipeline import Pipeline, watch_with  # noqa: E402
+from edgetuner.registry import Aliases, Registry  # noqa: E402
+from edgetuner.store import Entry, LabelEntry, Store  # noqa: E402
+from edgetuner.telemetry import open_telemetry  # noqa: E402
+from tests import waves  # noqa: E402
+from tests.live import merged  # noqa: E402
+
+KEY = StreamKey("c", "s")
+SETTINGS = {
+    "telemetry": {"sources": []},
+    "adapt": {"min_labels": 24, "min_classes": 3, "cooldown_s": 10},
+    "gate": {"min_windows": 6},
+    "probation": {"labels": 12, "windows": 100},
+}
+
+
+class Stage:
+    """A coordinator whose clock stands still, whose child is quick, and what it published.
+
+    The windows are wrong for the champion by one class, and the candidate knows it.
+    """
+
+    def __init__(self, folder: Path, base: Path, pipeline: Pipeline, config: Config) -> None:
+        self.pipeline = pipeline
+        self.config = config
+        self.now = 0.0
+        self.published: list[tuple[str, dict[str, Any]]] = []
+        self.registry = Registry(folder / "models")
+        self.registry.start_champion(self.registry.add(base))
+        self.champion = pipeline.version.id
+        self.trainings: list[Job] = []
+        self.outcome: Exception | None = None
+        self.seq = 0
+        self.coordinator = Coordinator(
+            lambda: self.config,
+            pipeline,
+            self.registry,
+            open_telemetry((), 1.0),
+            lambda topic, data: self.published.append((topic, data)),
+            "cpu",
+            clock=lambda: self.now,
+        )
+
+    async def train(self, job: Job, progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        """In place of the child: turns the head by one class."""
+        self.trainings.append(job)
+        progress({"job": job.ask.job, "rung": "head"})
+        if self.outcome is not None:
+            raise self.outcome
+        base = Bundle.load(job.path / jobs.BASE)
+        weights = dict(base.weights)
+        for name in ("head.weight", "head.bias"):
+            weights[name] = np.roll(weights[name], 1, 0)
+        description = base.manifest.description.model_copy(update={"parent": base.version})
+        tensors = replace(base, weights=weights)
+        prefix = f"a{len(self.trainings)}"
+        made = write_bundle(job.path / jobs.CANDIDATE, tensors, description, prefix=prefix)
+        result = {"version": made.version, "rung": "head", "train_seconds": 0.0}
+        job.write_result(result)
+        return result
+
+    async def see(self, count: int, *, shift: int = 1, labelled: bool = True) -> None:
+        """Windows are stored, predicted, labelled as `shift` classes on."""
+        seqs = range(self.seq, self.seq + count)
+        self.seq += count
+        entries = [
+            Entry(*KEY, n, (n + 1) * 10**9, waves.window(n, waves.label_of(n)), n) for n in seqs
+        ]
+        receipts = await self.pipeline.stored(lambda store: store.add(entries))
+        stored = [receipt.window for receipt in receipts if receipt.window is not None]
+        predicted, _ = await self.pipeline.predict(stored)
+        self.coordinator.on_predictions(len(predicted))
+        if labelled:
+            labels = [LabelEntry(*KEY, n, (waves.label_of(n) + shift) % 3, n) for n in seqs]
+            await self.pipeline.stored(lambda store: store.add_labels(labels))
+            self.coordinator.on_labels()
+
+    def drift(self) -> None:
+        self.coordinator.on_findings([Finding("drift", "embedding", KEY, 5, 0, 9.0, 1.0)])
+
+    def events(self) -> list[str]:
+        return [topic[6:] for topic, _ in self.published if topic.startswith("event.")]
+
+    def told(self, event: str) -> dict[str, Any]:
+        """The last event of this name."""
+        return next(data for topic, data in reversed(self.published) if topic == f"event.{event}")
+
+    async def swapped(self) -> str:
+        """Goes as far as the probation; the candidate."""
+        await self.see(36)
+        self.drift()
+        await self.coordinator.consider()
+        assert self.coordinator.state == "probation", self.published
+        return self.pipeline.version.id
+
+
+Scene = Callable[[Stage], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture
+def play(wave_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    version = ModelVersion.load(wave_bundle)
+
+    async def run(scene: Scene, over: dict[str, Any]) -> None:
+        config = Config.model_validate({**merged(SETTINGS, over), "state_dir": tmp_path})
+        store = Store.open(None, shape=(3, 32), classes=waves.CLASSES, durability="memory")
+        pipeline = Pipeline(store, LiveModel(version), watch_with(config, version))
+        stage = Stage(tmp_path, wave_bundle, pipeline, config)
+        monkeypatch.setattr(module, "train", stage.train)
+        try:
+            await scene(stage)
+        finally:
+            await pipeline.close()
+
+    return lambda scene, **over: asyncio.run(run(scene, over))
+
+
+def test_drift_leads_through_training_gate_and_probation_to_a_champion(
+    play: Callable[..., None],
+) -> None:
+    async def scene(stage: Stage) -> None:
+        candidate = await stage.swapped()
+        assert stage.events() == ["adaptation_started", "gate", "swap"]
+        assert stage.told("swap")["gate"]["passed"] and stage.told("swap")["rung"] == "head"
+        assert stage.registry.aliases == Aliases(stage.champion, candidate, None)
+        await stage.see(11)
+        await stage.coordinator.consider()
+        assert stage.coordinator.state == "probation", "one label short of the end"
+        await stage.see(1)
+        await stage.coordinator.consider()
+        assert stage.events()[-1] == "promoted" and stage.coordinator.state == "watching"
+        assert stage.registry.aliases == Aliases(candidate, None, stage.champion)
+        assert stage.coordinator.counts == {
+            **{"adaptations": 1, "swaps": 1, "promotions": 1},
+            **{"refused": 0, "failed": 0, "rollbacks": 0},
+        }
+
+    play(scene)
+
+
+def test_labels_that_speak_for_the_previous_version_bring_it_back(
+    play: Callable[..., None],
+) -> None:
+    async def scene(stage: Stage) -> None:
+        candidate = await stage.swapped()
+        await stage.see(8, shift=0)
+        await stage.coordinator.consider()
+        assert stage.told("rollback")["taken_back"] == candidate
+        assert stage.pipeline.version.id == stage.champion
+        assert stage.registry.aliases == Aliases(stage.champion, None, None)
+
+    play(scene)
+
+
+def test_too_few_labels_prove_nothing_and_windows_alone_end_a_probation(
+    play: Callable[..., None],
+) -> None:
+    async def scene(stage: Stage) -> None:
+        candidate = await stage.swapped()
+        await stage.see(7, shift=0)
+        await stage.coordinator.consider()
+        assert stage.coordinator.state == "probation"
+        await stage.see(93, labelled=False)
+        await stage.coordinator.consider()
+        assert stage.registry.aliases.champion == candidate
+
+    play(scene)
+
+
+def test_p_value_of_a_probation() -> None:
+    probation = Probation(None, {})  # type: ignore[arg-type]
+    assert probation.p_previous_better() == 1.0
+    probation.right = {row: (False, True) for row in range(5)}
+    assert probation.p_previous_better() == pytest.approx(2**-5)
+    probation.right = {row: (True, False) for row in range(5)}
+    assert probation.p_previous_better() == 1.0
+
+
+def test_too_few_labels_defer_and_say_so_once(play: Callable[..., None]) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.see(12)
+        stage.drift()
+        for _ in range(3):
+            await stage.coordinator.consider()
+        assert stage.events() == ["deferred"] and "12 labelled" in stage.told("deferred")["reason"]
+        assert stage.coordinator.describe()["deferred"] == stage.told("deferred")["reason"]
+        await stage.see(12)
+        await stage.coordinator.consider()
+        assert "swap" in stage.events() and "deferred" not in stage.coordinator.describe()
+
+    play(scene)
+
+
+def test_windows_of_a_faulty_sensor_are_not_trained_on(play: Callable[..., None]) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.see(36)
+        stage.drift()
+        stage.coordinator.on_findings([Finding("sensor_fault", "flat_line", KEY, 22, 20)])
+        await stage.coordinator.consider()
+        assert "sensor fault on c/s" in stage.told("deferred")["reason"]
+        stage.coordinator.on_findings([Finding("sensor_ok", "flat_line", KEY, 34, 30)])
+        await stage.coordinator.consider()
+        (job,) = stage.trainings
+        seqs = job.windows().t_ns // 10**9 - 1
+        assert seqs.tolist() == [*range(20), *range(30, 36)]
+
+    play(scene)
+
+
+def test_a_failure_is_told_and_waited_for_twice_as_long_each_time(
+    play: Callable[..., None],
+) -> None:
+    async def scene(stage: Stage) -> None:
+        stage.outcome = AdaptationError("no luck", remedy="try again")
+        await stage.see(36)
+        stage.drift()
+        starts = []
+        while stage.now < 100:
+            await stage.coordinator.consider()
+            if len(stage.trainings) > len(starts):
+                starts.append(stage.now)
+            stage.now += 5
+        assert starts == [0, 10, 30, 70]
+        assert stage.told("adaptation_failed")["error"]["remedy"] == "try again"
+        assert stage.coordinator.counts["failed"] == 4
+        assert stage.pipeline.version.id == stage.champion
+        stage.outcome = None
+        stage.coordinator.request("now")
+        await stage.coordinator.consider()
+        assert stage.coordinator.state == "probation", "an operator does not wait"
+
+    play(scene)
+
+
+def test_a_candidate_that_proves_nothing_is_refused(play: Callable[..., None]) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.see(36, shift=0)  # the champion is right
+        stage.drift()
+        await stage.coordinator.consider()
+        assert stage.events()[-1] == "refused" and not stage.told("refused")["passed"]
+        assert stage.registry.aliases == Aliases(stage.champion, None, None)
+        assert stage.coordinator.describe()["drifted"] == ["c/s"]
+
+    play(scene)
+
+
+def test_drift_is_only_reported_where_adaptation_is_off(play: Callable[..., None]) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.see(36)
+        stage.drift()
+        await stage.coordinator.consider()
+        assert stage.events() == []
+        stage.coordinator.request("by hand")
+        await stage.coordinator.consider()
+        assert stage.told("adaptation_started")["why"] == "by hand"
+
+    play(scene, drift={"enabled": False})
+
+
+def test_a_pause_ends_the_training_and_holds_until_resumed(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(stage: Stage) -> None:
+        training = asyncio.Event()
+
+        async def endless(job: Job, progress: Any) -> dict[str, Any]:
+            training.set()
+            await asyncio.Event().wait()
+            return {}
+
+        monkeypatch.setattr(module, "train", endless)
+        await stage.see(36)
+        stage.drift()
+        under_way = asyncio.create_task(stage.coordinator.consider())
+        await training.wait()
+        with pytest.raises(BusyError):
+            stage.coordinator.request("again")
+        stage.coordinator.pause()
+        await under_way
+        assert "operator" in stage.told("adaptation_failed")["error"]["message"]
+        assert stage.coordinator.describe()["state"] == "paused"
+        monkeypatch.setattr(module, "train", stage.train)
+        stage.now = 1000.0
+        await stage.coordinator.consider()
+        assert stage.trainings == []
+        stage.coordinator.resume()
+        await stage.coordinator.consider()
+        assert stage.coordinator.state == "probation"
+
+    play(scene)
+
+
+def test_the_end_of_the_service_ends_the_training(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(stage: Stage) -> None:
+        training, ended = asyncio.Event(), asyncio.Event()
+
+        async def endless(job: Job, progress: Any) -> dict[str, Any]:
+            training.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+            return {}
+
+        monkeypatch.setattr(module, "train", endless)
+        await stage.see(36)
+        stage.drift()
+        task = asyncio.create_task(stage.coordinator.run())
+        await training.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ended.is_set()
+
+    play(scene)
+
+
+def test_operators_do_not_wait_for_a_training(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(stage: Stage) -> None:
+        monkeypatch.setattr(module, "_PATIENCE_S", 0.01)
+        training, finish = asyncio.Event(), asyncio.Event()
+
+        async def slow(job: Job, progress: Any) -> dict[str, Any]:
+            training.set()
+            await finish.wait()
+            return await stage.train(job, progress)
+
+        monkeypatch.setattr(module, "train", slow)
+        await stage.see(36)
+        stage.drift()
+        under_way = asyncio.create_task(stage.coordinator.consider())
+        await training.wait()
+        with pytest.raises(BusyError, match="pause"):
+            await stage.coordinator.promote(stage.champion, "")
+        with pytest.raises(BusyError):
+            await stage.coordinator.rollback("")
+        finish.set()
+        await under_way
+        assert await stage.coordinator.rollback("by hand") == stage.champion
+        assert stage.told("rollback")["reason"] == "by hand"
+
+    play(scene)
+
+
+def test_a_full_disk_stops_no_service_and_moves_nothing(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(stage: Stage) -> None:
+        candidate = await stage.swapped()
+        await stage.see(12)
+
+        def full(*_: Any) -> None:
+            raise StoreError("cannot move an alias", value="No space left", remedy="free space")
+
+        told = asyncio.Event()
+        publish = stage.published.append
+
+        def listen(topic: str, data: dict[str, Any]) -> None:
+            publish((topic, data))
+            if topic in ("event.trouble", "event.promoted"):
+                told.set()
+
+        monkeypatch.setattr(stage.coordinator, "_publish", listen)
+        with monkeypatch.context() as patch:
+            patch.setattr(Registry, "_move", full)
+            task = asyncio.create_task(stage.coordinator.run())
+            await told.wait()
+            assert stage.told("trouble")["error"]["code"] == "store"
+            assert stage.pipeline.version.id == candidate
+            assert stage.coordinator.state == "probation"
+            with pytest.raises(StoreError):
+                await stage.coordinator.rollback("")
+            assert stage.pipeline.version.id == candidate, "disk and memory agree"
+        told.clear()
+        stage.coordinator.on_labels()
+        await told.wait()
+        task.cancel()
+        assert stage.events()[-1] == "promoted" and stage.events().count("trouble") == 1
+
+    play(scene)
+
+
+def test_the_newest_job_is_kept_whatever_the_clock_says(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(stage: Stage) -> None:
+        names = iter(["20260101T000000-0001", "19700101T000000-0002"])
+        monkeypatch.setattr(jobs, "new_id", lambda number: next(names))
+        stage.outcome = AdaptationError("no luck")
+        await stage.see(36)
+        stage.coordinator.request("")
+        await stage.coordinator.consider()
+        stage.outcome = None
+        stage.coordinator.request("")
+        await stage.coordinator.consider()
+        assert stage.coordinator.state == "probation", stage.published
+        left = [path.name for path in (stage.config.state_dir / "jobs").iterdir()]
+        assert left == ["19700101T000000-0002"]
+
+    play(scene, adapt={"keep_jobs": 1})
