@@ -58,6 +58,11 @@ class RunningService:
         """Address of the acknowledged ingest socket."""
         return self._addresses["ingest"]
 
+    @property
+    def control(self) -> str:
+        """Address of the control socket."""
+        return self._addresses["control"]
+
     def status(self) -> dict[str, Any]:
         """The whole state, asked on the control socket."""
         with Operator(self._addresses["control"], timeout_s=10.0) as operator:

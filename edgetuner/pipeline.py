@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,9 +19,11 @@ import numpy as np
 from edgetuner.config import Config
 from edgetuner.drift.monitor import DriftMonitor, Finding, MonitorSettings
 from edgetuner.inference import LiveModel, ModelVersion
-from edgetuner.store import Prediction, Store, Window
+from edgetuner.store import Context, Prediction, Store, Window
 
 _T = TypeVar("_T")
+StreamKey = tuple[str, str]
+_SLICE = 64  # windows read while nothing else can be committed: some milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,23 @@ class Pipeline:
             )
             for r in recorded
         ]
+
+    async def context(
+        self, starts: Mapping[StreamKey, int], limit: int, *, labelled: bool = False
+    ) -> Context:
+        """`Store.context`, its samples read a few at a time, so that commits go on in between."""
+        outline = await self.stored(
+            lambda store: store.context(starts, limit, labelled=labelled, with_samples=False)
+        )
+        rows = outline.row.tolist()
+        parts = [
+            await self.stored(lambda store, part=rows[i : i + _SLICE]: store.samples(part))  # type: ignore[misc]
+            for i in range(0, len(rows), _SLICE)
+        ]
+        if not parts:
+            return outline
+        x, held = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return replace(outline, x=x).take(held)
 
     async def published(self, predicted: Sequence[Predicted]) -> None:
         """Notes that these predictions went out; it reaches the disk with the next commit."""

@@ -295,7 +295,7 @@ class Coordinator:
         others did: what it did long before may not be the present.
         """
         most = self._config().adapt.max_windows
-        context = await self._pipeline.stored(lambda store: store.context(starts, most))
+        context = await self._pipeline.context(starts, most)
         context = context.take(~self._faults.cover(context))
         drifted = np.isin(context.stream, [context.keys.index(key) for key in self._drifted])
         if not drifted.any():
@@ -380,9 +380,7 @@ class Coordinator:
         """Judges on the windows held out from training, and on those labelled since it began."""
         windows = await asyncio.to_thread(job.windows)
         x, y = windows.labelled(jobs.HOLDOUT)
-        later = await self._pipeline.stored(
-            lambda store: store.context(context.ends(), _LATER, labelled=True)
-        )
+        later = await self._pipeline.context(context.ends(), _LATER, labelled=True)
         later = later.take(~self._faults.cover(later))
         x, y = np.concatenate([x, later.x]), np.concatenate([y, later.y])
         champion = await self._predict_live(x)
@@ -438,9 +436,7 @@ class Coordinator:
 
     async def _compare(self, probation: Probation) -> None:
         """Lets the previous version predict what has been labelled since the last look."""
-        context = await self._pipeline.stored(
-            lambda store: store.context(probation.starts, _LATER, labelled=True)
-        )
+        context = await self._pipeline.context(probation.starts, _LATER, labelled=True)
         new = context.version == self._pipeline.version.id
         new &= ~np.isin(context.row, list(probation.right))
         if not new.any():

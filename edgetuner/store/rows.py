@@ -60,6 +60,7 @@ def context(
     limit: int,
     *,
     labelled: bool,
+    with_samples: bool,
 ) -> Context:
     """The newest predicted windows of the streams in `starts`; `ids` are those of known streams."""
     keys = tuple(starts)
@@ -76,7 +77,7 @@ def context(
     row, stream, seq, t_ns, label, predicted, confidence, version = columns
     return Context(
         keys=keys,
-        x=_samples(database, task, row),
+        x=samples(database, task, row if with_samples else ())[0],
         y=np.array([-1 if y is None else y for y in label], np.int64),
         predicted=np.array(predicted, np.int64),
         confidence=np.array(confidence, np.float64),
@@ -115,9 +116,14 @@ def _newest(
     )
 
 
-def _samples(database: Database, task: Task, rows: Sequence[int]) -> NDArray[np.float32]:
-    x = np.empty((len(rows), *task.shape), np.float32)
+def samples(
+    database: Database, task: Task, rows: Sequence[int]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Samples (N, C, T) of the rows, and which of them are still held (N,)."""
+    x = np.zeros((len(rows), *task.shape), np.float32)
+    held = np.zeros(len(rows), bool)
     for i, row in enumerate(rows):
-        samples = database.value("SELECT x FROM main.samples WHERE row = ?", (row,))
-        x[i] = np.frombuffer(samples, "<f4").reshape(task.shape)
-    return x
+        stored = database.value("SELECT x FROM main.samples WHERE row = ?", (row,))
+        if stored is not None:
+            x[i], held[i] = np.frombuffer(stored, "<f4").reshape(task.shape), True
+    return x, held

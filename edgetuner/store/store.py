@@ -201,17 +201,35 @@ class Store:
 
     # ------------------------------------------------------------------ an adaptation asks
 
-    def context(self, starts: Mapping[Key, int], limit: int, *, labelled: bool = False) -> Context:
+    def context(
+        self,
+        starts: Mapping[Key, int],
+        limit: int,
+        *,
+        labelled: bool = False,
+        with_samples: bool = True,
+    ) -> Context:
         """The newest predicted windows of some streams, each from a seq on.
 
         Args:
             starts: stream -> first seq that is wanted; streams not named are left out.
             limit: at most this many over all streams, the newest, returned in order of arrival.
             labelled: only windows with a label.
+            with_samples: without, `x` is empty; `samples` gives them, a few at a time.
         """
         return rows.context(
-            self._database, self._task, self._ids(), starts, limit, labelled=labelled
+            self._database,
+            self._task,
+            self._ids(),
+            starts,
+            limit,
+            labelled=labelled,
+            with_samples=with_samples,
         )
+
+    def samples(self, of: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Samples (N, C, T) of some rows, and which of them are still held (N,)."""
+        return rows.samples(self._database, self._task, of)
 
     def count_labels(self, starts: Mapping[Key, int]) -> NDArray[np.int64]:
         """Labelled windows per class, (K,), among those that `context` would return."""
