@@ -30,6 +30,13 @@ def heard_by(live: Live) -> Heard:
     return live.heard
 
 
+def reconfigured(live: Live, **over: object) -> None:
+    heard_by(live).forget()
+    live.write_config(**over)
+    live.hang_up()
+    heard_by(live).wait("event.reloaded")
+
+
 # ------------------------------------------------------------------ from drift to a new champion
 
 
@@ -72,14 +79,14 @@ def test_drift_leads_to_a_better_model_and_a_worse_one_is_taken_back(wave_bundle
 
         # Turned back, a second adaptation forgets the first; then the wearer's labels speak
         # against it.
-        heard.forget()
+        reconfigured(live, probation={"labels": 60})
         sensor.turned = False
         late = sensor.publish(45)
         heard.wait("event.drift")
         sensor.label(late)
         second = heard.wait("event.swap").data["version"]
         sensor.turned = True
-        sensor.label(sensor.publish(12))
+        sensor.label(sensor.publish(48))
         back = heard.wait("event.rollback").data
         assert (back["version"], back["taken_back"]) == (new, second)
         assert live.call("status")["model"]["champion"] == new
@@ -159,13 +166,6 @@ def heard(live: Live) -> Iterator[Heard]:
         (seq,) = sensor.publish(1)
         heard.wait("prediction.watch-7.wrist", lambda data: data["seq"] == seq)
     assert live.call("status")["model"] == base
-
-
-def reconfigured(live: Live, **over: object) -> None:
-    heard_by(live).forget()
-    live.write_config(**over)
-    live.hang_up()
-    heard_by(live).wait("event.reloaded")
 
 
 FAILURES = {
