@@ -20,7 +20,7 @@ from edgetuner.adapt.coordinator import Coordinator
 from edgetuner.config import Config
 from edgetuner.data import WindowSet
 from edgetuner.drift.monitor import Finding
-from edgetuner.errors import DataError
+from edgetuner.errors import ConfigError, DataError
 from edgetuner.inference import LiveModel, ModelVersion, choose_device
 from edgetuner.metrics import macro_f1
 from edgetuner.pipeline import Pipeline, Predicted, describe_finding, watch_with
@@ -85,15 +85,18 @@ async def replay(
         on_event: called with the number of the window, the topic and the data of each event.
 
     Raises:
+        ConfigError: no bundle is configured.
         DataError: the windows do not fit the model.
+        EdgetunerError: the bundle cannot be read, or the folder not be written.
     """
-    config = config.model_copy(update={"state_dir": state_dir})
-    registry = Registry(state_dir / "models", config.registry.keep)
-    if config.bundle is None:
-        raise DataError(
+    bundle = config.bundle
+    if bundle is None:
+        raise ConfigError(
             "needed for a replay", field="bundle", remedy="name one in the configuration"
         )
-    registry.start_champion(registry.add(config.bundle))
+    config = config.model_copy(update={"state_dir": state_dir})
+    registry = Registry(state_dir / "models", config.registry.keep)
+    registry.start_champion(registry.add(bundle))
     device = choose_device(config.inference.device)
     version = ModelVersion.load(
         registry.path("champion"),

@@ -17,12 +17,11 @@ from edgetuner.errors import EdgetunerError, UnavailableError
 
 _EPILOG = """\
 exit codes (sysexits.h):
-  0   done                      73  cannot create
-  64  wrong usage               74  input or output failed
-  65  wrong data                75  busy, try again
-  69  nobody answers            76  protocol
-  70  internal                  77  not allowed
-                                78  wrong configuration
+  0   done                      74  input or output failed
+  64  wrong usage               75  busy, try again
+  65  wrong data                76  protocol
+  69  nobody answers            77  not allowed
+  70  internal                  78  wrong configuration
 
 environment:
   EDGETUNER_CONFIG   configuration used where -c is not given

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgetuner.cli.options import add_json, command, count, group
 from edgetuner.cli.output import say, say_json
 from edgetuner.cli.versions import version_page
-from edgetuner.errors import UsageError
+from edgetuner.errors import BundleError, UsageError
 
 if TYPE_CHECKING:
     from edgetuner.data import WindowSet
@@ -143,6 +143,10 @@ def _create(options: argparse.Namespace) -> None:
             "--factory and --weights go together, and without --backbone",
             field="--factory",
             remedy="give both, or a backbone that is trained here",
+        )
+    if options.out.exists():  # said before the training, and not after it
+        raise BundleError(
+            "exists already", field="--out", value=str(options.out), remedy="name another folder"
         )
     windows, gap = _source(options)
 
