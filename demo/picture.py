@@ -25,7 +25,7 @@ _MARKS = {
 def draw(outcome: Outcome, classes: Sequence[str], events: Sequence[Event], path: Path) -> None:
     """Writes the picture to `path`."""
     figure, axes = plt.subplots(figsize=(10, 4.2), layout="constrained")
-    points = rolling_f1(outcome, classes)
+    points = rolling_f1(outcome.sent, classes)
     axes.plot([x for x, _ in points], [f1 for _, f1 in points], color="#1f5fa8", lw=1.8)
     moved = next((sent.order for sent in outcome.sent if sent.phase == 1), None)
     if moved is not None:
@@ -45,7 +45,7 @@ def draw(outcome: Outcome, classes: Sequence[str], events: Sequence[Event], path
             )
             named.add(name)
     axes.set(
-        xlim=(0, len(outcome.sent)),
+        xlim=(0, max(1, len(outcome.sent))),
         ylim=(0, 1.02),
         xlabel="windows sent, both people",
         ylabel=f"macro-F1 of the last {RECENT} windows",

@@ -9,7 +9,7 @@ import numpy as np
 
 from demo.service import Event
 from edgetuner.metrics import macro_f1
-from edgetuner.simulate import Outcome
+from edgetuner.simulate import Outcome, Sent
 
 RECENT = 56  # windows of the rolling macro-F1: every exercise once, in bouts of eight
 _PHASES = ("right wrist", "left wrist")
@@ -58,7 +58,8 @@ class Screen:
             print()
 
     def _line(self, outcome: Outcome) -> None:
-        rolling = rolling_f1(outcome, self._classes)
+        recent = [sent for sent in outcome.sent[-2 * RECENT :] if sent.predicted is not None]
+        rolling = rolling_f1(recent[-RECENT:], self._classes)
         f1 = "  -  " if not rolling else f"{rolling[-1][1]:5.3f}"
         bar = "#" * round(30 * (rolling[-1][1] if rolling else 0))
         text = (
@@ -80,9 +81,9 @@ class Screen:
         print(f"\r{line:100}" if self._moving else line, flush=True)
 
 
-def rolling_f1(outcome: Outcome, classes: Sequence[str]) -> list[tuple[int, float]]:
+def rolling_f1(windows: Sequence[Sent], classes: Sequence[str]) -> list[tuple[int, float]]:
     """(order, macro-F1 of the latest windows) for every predicted window, once there are enough."""
-    known = [sent for sent in outcome.sent if sent.predicted is not None]
+    known = [sent for sent in windows if sent.predicted is not None]
     index = {name: i for i, name in enumerate(classes)}
     y = np.array([sent.y for sent in known], np.int64)
     predicted = np.array([index[sent.predicted or ""] for sent in known], np.int64)
