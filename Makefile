@@ -8,6 +8,7 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints/dev.txt
 PIP_EXTRA_ARGS ?=
 PYTEST_ARGS ?=
+WORKERS ?= 2
 DEMO_ARGS ?=
 
 VENV := .venv
@@ -45,8 +46,8 @@ demo: setup ## drift, adaptation and swap on real recordings, in about three min
 	$(BIN)/python -m demo $(DEMO_ARGS)
 
 test: setup ## the tests; those without torch under the board's Pythons too, where present
-	@for version in $(BOARD_PYTHONS); do tools/torch-free-tests $$version $(PYTEST_ARGS); done
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@tools/torch-free-tests "$(BOARD_PYTHONS)" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 check: setup ## format, lint, types and import directions
 	$(BIN)/ruff format --check .

@@ -69,7 +69,7 @@ def test_systemd_may_be_gone(ipc_dir: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("usec", "pid", "seconds"),
     [
-        ("30000000", str(os.getpid()), 30.0),
+        ("30000000", "mine", 30.0),
         ("30000000", None, 30.0),
         ("30000000", "1", None),  # somebody else's
         ("0", None, None),
@@ -80,6 +80,7 @@ def test_systemd_may_be_gone(ipc_dir: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_watchdog_is_fed_where_it_is_ours(
     usec: str | None, pid: str | None, seconds: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pid = str(os.getpid()) if pid == "mine" else pid
     for name, value in (("WATCHDOG_USEC", usec), ("WATCHDOG_PID", pid)):
         if value is None:
             monkeypatch.delenv(name, raising=False)

@@ -132,6 +132,7 @@ def test_a_restart_on_probation_comes_up_on_the_last_proven_version(wave_bundle:
         history = live.call("models.show", version=new)["history"]
         assert [entry["action"] for entry in history] == ["swapped in", "rolled back"]
         heard.forget()
+        heard.wait("status.state")  # the subscription stands again
         sensor.publish(5)
         heard.wait(
             "prediction.watch-7.wrist",
