@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,9 @@ from edgetuner.adapt import job as jobs
 from edgetuner.adapt.admission import Situation, refusal
 from edgetuner.adapt.child import train
 from edgetuner.adapt.faults import Faults
-from edgetuner.adapt.gate import Verdict, judge, mcnemar
+from edgetuner.adapt.gate import Verdict, judge
 from edgetuner.adapt.job import Ask, Job, Windows
+from edgetuner.adapt.probation import Probation
 from edgetuner.config import Config
 from edgetuner.drift.monitor import Finding
 from edgetuner.errors import AdaptationError, BusyError, EdgetunerError, RegistryError
@@ -42,29 +42,7 @@ Publish = Callable[[str, dict[str, Any]], None]
 _TICK_S = 1.0  # cool-downs and free memory change without anybody saying so
 _LATER = 1000  # labelled windows, newest first, that a gate or a probation looks at
 _PATIENCE_S = 2.0  # an operator's request waits; shorter than his client does
-_MIN_EVIDENCE = 8  # labelled windows before probation may end badly
-
-
-@dataclass
-class Probation:
-    """The time in which a new version has to prove itself beside the one before it.
-
-    Attributes:
-        previous: the version before, kept in memory; it predicts the labelled windows too.
-        starts: first sequence number of each stream after the swap.
-        windows: predicted since the swap.
-        right: row of a labelled window -> (new version right, previous version right).
-    """
-
-    previous: ModelVersion
-    starts: dict[StreamKey, int]
-    windows: int = 0
-    right: dict[int, tuple[bool, bool]] = field(default_factory=dict)
-
-    def p_previous_better(self) -> float:
-        """McNemar's p-value that the previous version is no better than the new one."""
-        pairs = np.array(list(self.right.values()), dtype=bool).reshape(-1, 2)
-        return mcnemar(better=pairs[:, 1], worse=pairs[:, 0])
+_AS_AT_HOME = 0.1  # macro-F1 below its own held-out one at which a champion still does well
 
 
 class Coordinator:
@@ -273,9 +251,7 @@ class Coordinator:
             if verdict.passed:
                 await self._swap(job, candidate, verdict)
             else:
-                self.counts["refused"] += 1
-                self._back_off()
-                self._settle("refused", job=job.ask.job, **verdict.to_wire())
+                await self._refuse(job, verdict)
         except EdgetunerError as error:
             self.counts["failed"] += 1
             self._back_off()
@@ -416,11 +392,27 @@ class Coordinator:
             **{k: v for k, v in self.last.items() if k not in ("job", "gate")},
         )
 
+    async def _refuse(self, job: Job, verdict: Verdict) -> None:
+        """The champion stays; and if it does as well as at home, nothing had drifted.
+
+        Otherwise the drift goes on waiting for an answer: more labels may make a better candidate.
+        """
+        self.counts["refused"] += 1
+        self._back_off()
+        home = self._pipeline.version.manifest.metrics.get("held_out_macro_f1")
+        found = verdict.champion_f1
+        if found is not None and home is not None and found >= home - _AS_AT_HOME:
+            for key in self._drifted:
+                await self._pipeline.watched(lambda monitor, key=key: monitor.acknowledge(key))  # type: ignore[misc]
+            self._publish("event.false_alarm", {"champion_f1": found, "home_f1": home})
+            self._drifted.clear()
+        self._settle("refused", job=job.ask.job, **verdict.to_wire())
+
     async def _review(self, probation: Probation) -> None:
         settings = self._config().probation
         await self._compare(probation)
         p = probation.p_previous_better()
-        if len(probation.right) >= _MIN_EVIDENCE and p <= settings.max_p_value:
+        if probation.tells and p <= settings.max_p_value:
             await self._roll_back(probation, f"the previous version is better, p = {p:.3g}")
         elif len(probation.right) >= settings.labels or probation.windows >= settings.windows:
             evidence = (

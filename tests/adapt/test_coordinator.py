@@ -258,12 +258,28 @@ def test_a_failure_is_told_and_waited_for_twice_as_long_each_time(
 
 def test_a_candidate_that_proves_nothing_is_refused(play: Callable[..., None]) -> None:
     async def scene(stage: Stage) -> None:
-        await stage.see(36, shift=0)  # the champion is right
+        await stage.see(36, shift=2)  # both are wrong
         stage.drift()
         await stage.coordinator.consider()
         assert stage.events()[-1] == "refused" and not stage.told("refused")["passed"]
         assert stage.registry.aliases == Aliases(stage.champion, None, None)
-        assert stage.coordinator.describe()["drifted"] == ["c/s"]
+        assert stage.coordinator.describe()["drifted"] == ["c/s"], "more labels may help"
+
+    play(scene)
+
+
+def test_a_champion_that_does_as_well_as_at_home_had_not_drifted(
+    play: Callable[..., None],
+) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.see(36, shift=0)  # the champion is right
+        stage.drift()
+        await stage.coordinator.consider()
+        assert stage.events()[-2:] == ["false_alarm", "refused"]
+        assert "drifted" not in stage.coordinator.describe()
+        stage.now += 100
+        await stage.coordinator.consider()
+        assert len(stage.trainings) == 1, "and nothing is trained again for it"
 
     play(scene)
 
