@@ -2,4 +2,7 @@
 
 `statistics` re-estimates batch norm from unlabelled windows, `head` solves the last layer in closed
 form, `lora_edge` trains the output-side cores of the kernels that `tt` takes apart.
+
+`lean_lora_edge` is the same adapter at its floor of memory and compute: `capture` reads what a
+module does, `lowering` makes a `program` of it, whose convolutions are those of `lean`.
 """

@@ -24,7 +24,8 @@ class Geometry:
     @classmethod
     def of(cls, conv: nn.Conv1d | nn.Conv2d) -> Geometry:
         """That of a convolution, whose padding mode has to be `zeros`."""
-        kernel, dilation = _pair(conv.kernel_size, 1), _pair(conv.dilation, 1)
+        dims = conv.weight.ndim - 2
+        kernel, dilation = pair(conv.kernel_size, 1, dims), pair(conv.dilation, 1, dims)
         if conv.padding == "same":
             # torch puts the odd one of an even kernel behind
             total = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
@@ -33,8 +34,8 @@ class Geometry:
             height, width = (0, 0), (0, 0)
         else:
             assert not isinstance(conv.padding, str)
-            height, width = ((p, p) for p in _pair(conv.padding, 0))
-        return cls(kernel, _pair(conv.stride, 1), (height, width), dilation, conv.groups)
+            height, width = ((p, p) for p in pair(conv.padding, 0, dims))
+        return cls(kernel, pair(conv.stride, 1, dims), (height, width), dilation, conv.groups)
 
     def padded(self, widths: tuple[int, ...]) -> Geometry:
         """With zeros around the input beside its own, `widths` as `nn.functional.pad` has them."""
@@ -102,6 +103,9 @@ class Geometry:
         return pad(x, (left, right, top, bottom)) if any((top, bottom, left, right)) else x
 
 
-def _pair(sizes: tuple[int, ...], height: int) -> Pair:
-    """`sizes` by height and width; of one dimension, with the neutral `height`."""
-    return (height, sizes[0]) if len(sizes) == 1 else (sizes[0], sizes[1])
+def pair(sizes: int | tuple[int, ...], height: int, dims: int) -> Pair:
+    """Sizes by height and width; of one dimension, with the neutral `height`."""
+    width = sizes if isinstance(sizes, int) else sizes[-1]
+    if dims == 1:
+        return height, width
+    return (width if isinstance(sizes, int) else sizes[0]), width

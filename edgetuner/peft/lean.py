@@ -109,26 +109,36 @@ class LeanConvolution:
             kernel = kernel * scale.reshape(-1, *[1] * (kernel.ndim - 1))
         if self.update is not None:
             core = self.update.core if scale is None else self.update.core * scale.unsqueeze(1)
-            suffix = self.update.suffix.flatten(1)
-            flat = torch.addmm(kernel.flatten(1), core, suffix, alpha=self.alpha)
-            kernel = flat.reshape(kernel.shape)
+            flat = torch.addmm(
+                kernel.flatten(1).to(core.dtype),
+                core,
+                self.update.suffix.flatten(1),
+                alpha=self.alpha,
+            )
+            kernel = flat.reshape(kernel.shape).to(kernel.dtype)
         return _planar(kernel)
 
     def core_gradient(self, g: Tensor, kept: Tensor) -> Tensor:
         """`dG (O, r)` of `g (N, O, H', W')` and what was kept: `q`, or `x (N, I, H, W)`."""
         assert self.update is not None
-        groups, kept = self.geometry.groups, kept.to(g.dtype)
+        groups, dtype = self.geometry.groups, self.update.core.dtype
         if kept.ndim == 4:
-            kernel = self.geometry.filter_gradient(g, kept, _planar(self.conv.weight))
+            kernel = _planar(self.conv.weight)
+            kernel = self.geometry.filter_gradient(g, kept.to(g.dtype), kernel).to(dtype)
             gradient = kernel.flatten(1) @ self.update.suffix.flatten(1).T
-        elif groups == 1:
+            return self._scaled(gradient)
+        kept, g = kept.to(dtype), g.to(dtype)
+        if groups == 1:
             gradient = (kept.T @ rows(g)).T  # the fast way round
         else:
             by_group = rows(g).reshape(len(kept), groups, -1).permute(1, 2, 0)  # (g, O/g, P)
             q = kept.reshape(len(kept), groups, -1).transpose(0, 1)  # (g, P, r)
             gradient = torch.bmm(by_group, q).flatten(0, 1)
-        scale = 1.0 if self.norm is None else self.norm.scale().unsqueeze(1)
-        return gradient * scale * self.alpha
+        return self._scaled(gradient)
+
+    def _scaled(self, gradient: Tensor) -> Tensor:
+        gradient = gradient * self.alpha
+        return gradient if self.norm is None else gradient * self.norm.scale().unsqueeze(1)
 
     def _bias(self, scale: Tensor | None) -> Tensor | None:
         if self.norm is None or scale is None:
@@ -138,7 +148,7 @@ class LeanConvolution:
     def _with_suffix(self, filters: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """`[W_eff ; S]` group by group, and the bias with zeros for `q`."""
         assert self.update is not None
-        groups, suffix = self.geometry.groups, _planar(self.update.suffix)
+        groups, suffix = self.geometry.groups, _planar(self.update.suffix).to(filters.dtype)
         per_group = filters.reshape(groups, -1, *filters.shape[1:])
         stacked = torch.cat([per_group, suffix.expand(groups, *suffix.shape)], dim=1).flatten(0, 1)
         if bias is None:

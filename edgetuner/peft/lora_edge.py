@@ -187,9 +187,12 @@ class LoraEdge(nn.Module):
 
     def _replaced(self) -> dict[int, Tensor]:
         """The new tensors by the identity of the old, which may have several names and places."""
-        extras = zip(self.beta_names + self.head_names, [*self.betas, *self.head], strict=True)
-        new = self.merged() | dict(extras)
+        new = self.merged() | dict(self._extras())
         return {id(self._parameter(name)): tensor for name, tensor in new.items()}
+
+    def _extras(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """What is trained beside the cores, by the name of what it stands for."""
+        return zip(self.beta_names + self.head_names, [*self.betas, *self.head], strict=True)
 
     def _cores(self) -> dict[str, nn.Parameter]:
         return {layer: update.core for layer, update in self._by_layer().items()}

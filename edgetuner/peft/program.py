@@ -1,0 +1,126 @@
+"""A captured module as a list of steps, each of which can be told, cut off, or left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+Values = dict[Node, Any]
+
+
+@dataclass(eq=False)
+class Step:
+    """One value from others.
+
+    Attributes:
+        node: the value it gives.
+        name: of the layer or operation, for people.
+        run: of the arguments' values.
+        args, kwargs: with a `Node` wherever a value belongs.
+        trained: a gradient is wanted of it, or of something before it.
+        why: why autograd keeps what it always does of this step; empty where it is lean.
+    """
+
+    node: Node
+    name: str
+    run: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    trained: bool
+    why: str = ""
+
+    @property
+    def inputs(self) -> list[Node]:
+        """Values it needs."""
+        needed: list[Node] = []
+        map_arg((self.args, self.kwargs), lambda node: needed.append(node))
+        return needed
+
+
+@dataclass(eq=False)
+class Program:
+    """Steps in order, from one tensor to another.
+
+    Values are forgotten after their last use, so that autograd alone decides what stays.
+    """
+
+    source: Node
+    result: Node
+    steps: tuple[Step, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """What the captured module answers."""
+        values = {self.source: x}
+        _run(self._whole, values)
+        logits: Tensor = values[self.result]
+        return logits
+
+    @property
+    def frozen(self) -> tuple[Step, ...]:
+        """The prefix: steps that no training changes."""
+        return tuple(step for step in self.steps if not step.trained)
+
+    @cached_property
+    def border(self) -> tuple[Node, ...]:
+        """Values of the prefix, or the input, that the trained steps need."""
+        trained = [step for step in self.steps if step.trained]
+        given = {step.node for step in trained}
+        needed = [node for step in trained for node in step.inputs if node not in given]
+        if self.result not in given:
+            needed.append(self.result)
+        return tuple(dict.fromkeys(needed))
+
+    def prefix(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The values at the border, of an input `(N, C, T)`."""
+        values = {self.source: x}
+        _run(self._before, values)
+        return tuple(values[node] for node in self.border)
+
+    def resume(self, border: Iterable[Tensor]) -> Tensor:
+        """The answer from the values at the border."""
+        values = dict(zip(self.border, border, strict=True))
+        _run(self._after, values)
+        logits: Tensor = values[self.result]
+        return logits
+
+    @cached_property
+    def _whole(self) -> list[tuple[Step, list[Node]]]:
+        return _with_deaths(self.steps, (self.result,))
+
+    @cached_property
+    def _before(self) -> list[tuple[Step, list[Node]]]:
+        return _with_deaths(self.frozen, self.border)
+
+    @cached_property
+    def _after(self) -> list[tuple[Step, list[Node]]]:
+        return _with_deaths([step for step in self.steps if step.trained], (self.result,))
+
+
+def _with_deaths(steps: Iterable[Step], wanted: Iterable[Node]) -> list[tuple[Step, list[Node]]]:
+    """Each step with the values that nobody needs after it."""
+    needed = set(wanted)
+    pairs = []
+    for step in reversed(list(steps)):
+        last = {node for node in (*step.inputs, step.node) if node not in needed}
+        needed |= last
+        pairs.append((step, list(last)))
+    return pairs[::-1]
+
+
+def _run(steps: Iterable[tuple[Step, list[Node]]], values: Values) -> None:
+    for step, deaths in steps:
+        values[step.node] = _evaluate(step, values)
+        for node in deaths:
+            del values[node]
+
+
+def _evaluate(step: Step, values: Values) -> Any:
+    # a function of its own: its variables would hold the arguments beyond their last use
+    args, kwargs = map_arg((step.args, step.kwargs), values.__getitem__)
+    return step.run(*args, **kwargs)
