@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -60,6 +60,13 @@ class Program:
         _run(self._whole, values)
         logits: Tensor = values[self.result]
         return logits
+
+    def walk(self, x: Tensor) -> Iterator[Step]:
+        """As a call, step by step: yields each after it was taken."""
+        values = {self.source: x}
+        for pair in self._whole:
+            _run([pair], values)
+            yield pair[0]
 
     @property
     def frozen(self) -> tuple[Step, ...]:
