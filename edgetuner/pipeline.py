@@ -110,19 +110,25 @@ class Pipeline:
     async def context(
         self, starts: Mapping[StreamKey, int], limit: int, *, labelled: bool = False
     ) -> Context:
-        """`Store.context`, its samples read a few at a time, so that commits go on in between."""
+        """`Store.context`, its samples read a few at a time, so that commits go on in between.
+
+        Windows that show a fault of the sensor are left out. That a fault stood is forgotten at a
+        restart, and one too short to be reported is never noted: the samples still tell.
+        """
         outline = await self.stored(
             lambda store: store.context(starts, limit, labelled=labelled, with_samples=False)
         )
         rows = outline.row.tolist()
-        parts = [
-            await self.stored(lambda store, part=rows[i : i + _SLICE]: store.samples(part))  # type: ignore[misc]
-            for i in range(0, len(rows), _SLICE)
-        ]
+        parts = []
+        for start in range(0, len(rows), _SLICE):
+            some = rows[start : start + _SLICE]
+            x, held = await self.stored(lambda store, some=some: store.samples(some))  # type: ignore[misc]
+            sound = await self.watched(lambda monitor, x=x: monitor.sound(x))  # type: ignore[misc]
+            parts.append((x, held & sound))
         if not parts:
             return outline
-        x, held = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return replace(outline, x=x).take(held)
+        x, usable = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return replace(outline, x=x).take(usable)
 
     async def published(self, predicted: Sequence[Predicted]) -> None:
         """Notes that these predictions went out; it reaches the disk with the next commit."""

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from edgetuner.config import Config  # noqa: E402
 from edgetuner.inference import LiveModel, ModelVersion  # noqa: E402
-from edgetuner.pipeline import Pipeline, watch_with  # noqa: E402
+from edgetuner.pipeline import Pipeline, Predicted, watch_with  # noqa: E402
 from edgetuner.store import Entry, Store, Window  # noqa: E402
 from tests import waves  # noqa: E402
 
@@ -79,6 +79,31 @@ def test_what_is_recorded_and_not_published_is_told_again(play: Callable[[Scene]
         assert [p.window.seq for p in again] == [4, 5]
         assert all(p.again for p in again) and not any(p.again for p in predicted)
         assert [p.predicted for p in again] == [p.predicted for p in predicted[4:]]
+
+    play(scene)
+
+
+def test_a_context_holds_no_window_of_a_broken_sensor(play: Callable[[Scene], None]) -> None:
+    async def scene(pipeline: Pipeline) -> None:
+        x = [waves.window(n, waves.label_of(n)) for n in range(100)]
+        x[3][1] = 0.5  # one flat line: too short a fault to be reported
+        x[70:73] = [1000 * window for window in x[70:73]]
+        entries = [Entry("c", "s", n, n, x[n], n, label=waves.label_of(n)) for n in range(100)]
+        receipts = await pipeline.stored(lambda store: store.add(entries))
+        windows = [receipt.window for receipt in receipts if receipt.window is not None]
+        # Recorded without being watched, as by a service that has been restarted since.
+        out = pipeline.version.predict(np.stack([window.x for window in windows]))
+        await pipeline.record(
+            [
+                Predicted(window, int(label), 1.0, "v")
+                for window, label in zip(windows, out.predicted, strict=True)
+            ]
+        )
+        for labelled in (False, True):
+            context = await pipeline.context({("c", "s"): 0}, 1000, labelled=labelled)
+            sound = [n for n in range(100) if n not in (3, 70, 71, 72)]
+            assert context.seq.tolist() == sound
+            assert np.array_equal(context.x, np.stack(x)[sound])
 
     play(scene)
 

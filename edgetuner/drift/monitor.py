@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from edgetuner.drift.conformal import DETECTORS, Calibration, Reference
 from edgetuner.drift.cusum import Cusum, normal_score
@@ -205,6 +205,14 @@ class DriftMonitor:
         """The sensor fault that stands on this stream, or None."""
         stream = self._streams.get(StreamKey(*key))
         return stream.sensor.fault if stream and stream.sensor else None
+
+    def sound(self, x: ArrayLike) -> NDArray[np.bool_]:
+        """Which of the windows x (N, C, T) show no fault of the sensor, each by itself, (N,)."""
+        windows = np.asarray(x)
+        if self._profile is None:
+            return np.ones(len(windows), bool)
+        seen = self._profile.inspect(windows, self._settings.sensor)
+        return np.array([fault is None for fault in seen], bool)
 
     def swap(self, reference: Reference) -> None:
         """Watch a new model version: statistics start afresh, context starts stay.

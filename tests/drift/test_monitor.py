@@ -225,3 +225,12 @@ def test_unknown_streams_have_no_news(home: Any) -> None:
     assert monitor.fault(KEY) is None
     monitor.acknowledge(KEY)
     monitor.forget(KEY)
+
+
+def test_each_window_tells_by_itself_whether_the_sensor_was_sound(home: Any) -> None:
+    x = signal(4)
+    profile = SensorProfile.fit(x, 50.0)
+    x[1, 0], x[3] = 0.0, 1e3
+    assert DriftMonitor(home, profile=profile).sound(x).tolist() == [True, False, True, False]
+    assert DriftMonitor(home).sound(x).all(), "nothing is known of this sensor"
+    assert DriftMonitor(home, profile=profile).sound(x[:0]).shape == (0,)
