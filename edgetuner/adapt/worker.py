@@ -90,8 +90,9 @@ def main(argv: list[str] | None = None) -> int:
             RuntimeError,
             MemoryError,
         ) as error:  # torch out of memory, on Tegra not even by that name
+            reason = str(error) or type(error).__name__  # a MemoryError says nothing
             raise AdaptationError(
-                "training failed", field=job.ask.job, value=str(error).splitlines()[0]
+                "training failed", field=job.ask.job, value=reason.splitlines()[0]
             ) from error
     except EdgetunerError as error:
         with contextlib.suppress(OSError):

@@ -84,3 +84,23 @@ def test_the_process_leaves_its_error_where_the_service_looks(
     result = Job.open(made.path).result()
     assert result is not None and result["error"]["code"] == "adaptation"
     assert jobs.WINDOWS in line and jobs.WINDOWS in result["error"]["message"]
+
+
+def test_an_error_without_a_message_is_told_by_its_name(
+    tmp_path: Path,
+    wave_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = job(tmp_path, wave_bundle)
+
+    def out_of_memory(_: Job) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(worker, "run", out_of_memory)
+    monkeypatch.setattr(worker, "_make_expendable", lambda: None)
+    monkeypatch.setattr(worker, "_die_with_parent", lambda: None)
+    assert worker.main([str(made.path)]) == 70
+    result = made.result()
+    assert result is not None and "MemoryError" in result["error"]["message"]
+    assert "MemoryError" in capsys.readouterr().err
