@@ -97,12 +97,20 @@ class Predictor:
             self.turns += 1
 
     async def drain(self, seconds: float) -> bool:
-        """Waits until nothing is queued or in work; False if that took too long."""
+        """Waits until every stored window has its prediction; False if that took too long.
+
+        Nothing more may be put. A window whose sender was cancelled between its commit and `put`
+        was never queued; it is taken from the store.
+        """
         try:
-            await asyncio.wait_for(self._queue.join(), seconds)
+            await asyncio.wait_for(self._finish(), seconds)
         except asyncio.TimeoutError:
             return False
         return True
+
+    async def _finish(self) -> None:
+        await self._queue.join()
+        await self.recover()
 
     async def _predict(self, windows: Sequence[Window]) -> list[Predicted]:
         inferred, findings = await self._pipeline.infer(windows)

@@ -108,6 +108,23 @@ def test_draining_gives_up_in_time(play: Callable[[Scene], None]) -> None:
     play(scene)
 
 
+def test_draining_predicts_what_was_stored_and_never_queued(play: Callable[[Scene], None]) -> None:
+    async def scene(pipeline: Pipeline) -> None:
+        stage = Stage(pipeline, max_backlog=4)
+        sender = asyncio.create_task(stage.predictor.put(await stage.stored(10)))
+        while stage.predictor.backlog < 4:
+            await asyncio.sleep(0)
+        sender.cancel()  # as the service does on SIGTERM
+        task = asyncio.create_task(stage.predictor.serve())
+        assert await stage.predictor.drain(60)
+        task.cancel()
+        assert [p.window.seq for p in stage.told] == list(range(10))
+        assert not any(p.again for p in stage.told)
+        assert await pipeline.unpublished() == []
+
+    play(scene)
+
+
 def test_recovery_makes_up_for_an_earlier_life(play: Callable[[Scene], None]) -> None:
     async def scene(pipeline: Pipeline) -> None:
         earlier = Stage(pipeline)
