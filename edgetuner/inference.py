@@ -120,6 +120,14 @@ class LiveModel:
         return previous
 
 
+def limit_threads(threads: int) -> None:
+    """CPU threads of every prediction from now on, in the whole process.
+
+    More than one waits at barriers for whichever core the training process has just taken.
+    """
+    torch.set_num_threads(threads)
+
+
 def choose_device(wanted: str) -> str:
     """`cuda` where it is wanted and a convolution really runs on it, forward and backward; else
     `cpu`.

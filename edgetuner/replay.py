@@ -21,7 +21,7 @@ from edgetuner.config import Config
 from edgetuner.data import WindowSet
 from edgetuner.drift.monitor import Finding
 from edgetuner.errors import ConfigError, DataError
-from edgetuner.inference import LiveModel, ModelVersion, choose_device
+from edgetuner.inference import LiveModel, ModelVersion, choose_device, limit_threads
 from edgetuner.metrics import macro_f1
 from edgetuner.pipeline import Pipeline, Predicted, describe_finding, watch_with
 from edgetuner.registry import Registry
@@ -97,6 +97,7 @@ async def replay(
     config = config.model_copy(update={"state_dir": state_dir})
     registry = Registry(state_dir / "models", config.registry.keep)
     registry.start_champion(registry.add(bundle))
+    limit_threads(config.inference.threads)
     device = choose_device(config.inference.device)
     version = ModelVersion.load(
         registry.path("champion"),

@@ -20,7 +20,7 @@ from edgetuner.config import Config, fixed_changes, load_config
 from edgetuner.control import Control, Method, Nothing, Which, Why
 from edgetuner.drift.monitor import Finding
 from edgetuner.errors import ConfigError, EdgetunerError, StoreError
-from edgetuner.inference import LiveModel, ModelVersion, choose_device
+from edgetuner.inference import LiveModel, ModelVersion, choose_device, limit_threads
 from edgetuner.ingest import Ingest, prediction_header
 from edgetuner.log import Log
 from edgetuner.notify import Notify
@@ -91,6 +91,7 @@ class Service:
         )
         self._telemetry.phase("infer")
         self._registry = Registry(config.state_dir / "models", config.registry.keep)
+        limit_threads(config.inference.threads)
         self._device = choose_device(config.inference.device)
         version = ModelVersion.load(
             self._champion(), device=self._device, allow_factories=config.inference.allow_factories
@@ -400,15 +401,16 @@ def _alone_in(state_dir: Path) -> Iterator[None]:
             remedy="make it writable for the service's user",
         ) from None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(
+                "another service uses this folder",
+                field="state_dir",
+                value=str(state_dir),
+                remedy="stop it, or give this one a folder of its own",
+            ) from None
         yield
-    except BlockingIOError:
-        raise StoreError(
-            "another service uses this folder",
-            field="state_dir",
-            value=str(state_dir),
-            remedy="stop it, or give this one a folder of its own",
-        ) from None
     finally:
         os.close(lock)
 

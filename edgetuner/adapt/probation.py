@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgetuner.adapt.gate import mcnemar
-from edgetuner.inference import ModelVersion
+
+if TYPE_CHECKING:
+    from edgetuner.inference import ModelVersion
 
 StreamKey = tuple[str, str]
 _MIN_EVIDENCE = 8  # labelled windows before probation may end badly
