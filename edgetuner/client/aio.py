@@ -168,7 +168,8 @@ class AsyncClient:
         try:
             await self._until(condition, self._timeout if timeout is None else timeout)
         except asyncio.TimeoutError:
-            return False
+            # Of several that wait, one may clear the event before another has seen it.
+            return condition()
         if self._closing:
             raise UsageError("the client is closed")
         if self._session.failed is not None:
