@@ -39,6 +39,7 @@ from edgetuner.telemetry import Sample, Telemetry
 StreamKey = tuple[str, str]
 Publish = Callable[[str, dict[str, Any]], None]
 
+_TURN = 8  # windows of the past that are predicted between two live batches
 _TICK_S = 1.0  # cool-downs and free memory change without anybody saying so
 _LATER = 1000  # labelled windows, newest first, that a gate or a probation looks at
 _PATIENCE_S = 2.0  # an operator's request waits; shorter than his client does
@@ -121,7 +122,7 @@ class Coordinator:
         """The state, for the status socket."""
         about: dict[str, Any] = {"state": "paused" if self.paused else self.state, **self.counts}
         if self._drifted:
-            about["drifted"] = ["/".join(key) for key in sorted(self._drifted)]
+            about["drifted"] = self._drifted_names()
         if self.deferred is not None:
             about["deferred"] = self.deferred
         if self._progress:
@@ -238,10 +239,12 @@ class Coordinator:
         self._requested = None
         self.counts["adaptations"] += 1
         try:
+            since = await self._pipeline.stored(lambda store: store.next_seqs())
             job = await self._prepare(context, why)
             result = await self._train(job)
             candidate = await self._recheck(job)
-            verdict = await self._gate(job, candidate, context)
+            verdict = await self._gate(job, candidate, context, since)
+            self._stop_if_paused(job)
             self.last = {"job": job.ask.job, "rung": result["rung"], "gate": verdict.to_wire()}
             self.last |= {
                 name: result[name]
@@ -283,7 +286,7 @@ class Coordinator:
         return Situation(
             labels=labels,
             classes=classes,
-            faults=self._faults.standing(),
+            faults=[name for name in self._faults.standing() if name in self._drifted_names()],
             board=self.board,
             spent_j=sum(j for t, j in self._spent_j if t > day_ago),
             wait_s=self._not_before - self._clock(),
@@ -318,15 +321,14 @@ class Coordinator:
         return await asyncio.to_thread(Job.create, self._jobs, ask, base, windows)
 
     async def _train(self, job: Job) -> dict[str, Any]:
+        self._stop_if_paused(job)
         self._telemetry.phase("train")
         before = self._telemetry.energy_j().get("train", 0.0)
         training = self._training = asyncio.create_task(train(job, self._on_progress))
         try:
             await asyncio.wait([training])
             if training.cancelled():
-                raise AdaptationError(
-                    "stopped by an operator", field=job.ask.job, remedy="resume to adapt again"
-                )
+                raise _stopped(job)
             return training.result()
         except asyncio.CancelledError:  # the service is going down
             training.cancel()
@@ -338,6 +340,10 @@ class Coordinator:
             self._telemetry.phase("infer")
             spent = self._telemetry.energy_j().get("train", 0.0) - before
             self._spent_j.append((time.time(), spent))
+
+    def _stop_if_paused(self, job: Job) -> None:
+        if self.paused:
+            raise _stopped(job)
 
     async def _recheck(self, job: Job) -> ModelVersion:
         """Takes the candidate into the registry and loads it from there, hashes and all, off the
@@ -352,27 +358,43 @@ class Coordinator:
         result = job.result() or {}
         return str(result["version"])
 
-    async def _gate(self, job: Job, candidate: ModelVersion, context: Context) -> Verdict:
+    async def _gate(
+        self, job: Job, candidate: ModelVersion, context: Context, since: dict[StreamKey, int]
+    ) -> Verdict:
         """Judges on the windows held out from training, and on those labelled since it began."""
-        windows = await asyncio.to_thread(job.windows)
-        x, y = windows.labelled(jobs.HOLDOUT)
-        later = await self._pipeline.context(context.ends(), _LATER, labelled=True)
-        later = later.take(~self._faults.cover(later))
-        x, y = np.concatenate([x, later.x]), np.concatenate([y, later.y])
-        champion = await self._predict_live(x)
+        split = (await asyncio.to_thread(job.windows)).split
+        held = context.take((split == jobs.HOLDOUT) & (context.y >= 0))
+        later = await self._pipeline.context(since, _LATER, labelled=True)
+        later = later.take(~self._faults.cover(later) & self._apart(later, context))
+        x, y = np.concatenate([held.x, later.x]), np.concatenate([held.y, later.y])
+        champion = [await self._live_answers(held), await self._live_answers(later)]
         proposed = await asyncio.to_thread(_predict, candidate, x)
-        return judge(y, champion, proposed, self._config().gate)
+        return judge(y, np.concatenate(champion), proposed, self._config().gate)
 
-    async def _predict_live(self, x: NDArray[np.float32]) -> NDArray[np.int64]:
-        """The champion's answers, in small batches between the live ones."""
-        parts = [
-            await self._pipeline.modelled(
-                lambda part=part: self._pipeline.version.predict(part).predicted  # type: ignore[misc]
-            )
-            for part in np.array_split(x, max(1, len(x) // 32))
-            if len(part)
-        ]
-        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+    def _apart(self, later: Context, context: Context) -> NDArray[np.bool_]:
+        """Which windows share no sample with one of their stream in the context, (N,)."""
+        apart = np.ones(len(later), bool)
+        for index, key in enumerate(later.keys):
+            if key in context.keys:
+                known = context.t_ns[context.stream == context.keys.index(key)]
+                ends = known.max(initial=0) + round(1e9 * self._length_s())
+                apart &= (later.stream != index) | (later.t_ns >= ends)
+        return apart
+
+    async def _live_answers(self, context: Context) -> NDArray[np.int64]:
+        """The champion's answers: those on record, and new ones where another version gave them.
+
+        The new ones take turns with the live windows, a few at a time, so that none of these is
+        late.
+        """
+        answers = context.predicted.copy()
+        missing = np.flatnonzero(context.version != self._pipeline.version.id)
+        for part in np.array_split(missing, -(-len(missing) // _TURN) or 1):
+            if len(part):
+                answers[part] = await self._pipeline.modelled(
+                    lambda x=context.x[part]: self._pipeline.version.predict(x).predicted  # type: ignore[misc]
+                )
+        return answers
 
     async def _swap(self, job: Job, candidate: ModelVersion, verdict: Verdict) -> None:
         starts = await self._pipeline.stored(lambda store: store.next_seqs())
@@ -406,6 +428,7 @@ class Coordinator:
                 await self._pipeline.watched(lambda monitor, key=key: monitor.acknowledge(key))  # type: ignore[misc]
             self._publish("event.false_alarm", {"champion_f1": found, "home_f1": home})
             self._drifted.clear()
+        await asyncio.to_thread(self._registry.prune)
         self._settle("refused", job=job.ask.job, **verdict.to_wire())
 
     async def _review(self, probation: Probation) -> None:
@@ -481,6 +504,9 @@ class Coordinator:
         _check_same_task(version, self._pipeline.version)
         return version
 
+    def _drifted_names(self) -> list[str]:
+        return ["/".join(key) for key in sorted(self._drifted)]
+
     def _length_s(self) -> float:
         manifest = self._pipeline.version.manifest
         return manifest.length / manifest.hz
@@ -517,6 +543,12 @@ class Coordinator:
 
     def _tell(self) -> None:
         self._publish("status.adaptation", self.describe())
+
+
+def _stopped(job: Job) -> AdaptationError:
+    return AdaptationError(
+        "stopped by an operator", field=job.ask.job, remedy="resume to adapt again"
+    )
 
 
 def _wording(reason: str) -> str:

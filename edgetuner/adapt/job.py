@@ -100,6 +100,14 @@ class Job:
         path = folder / ask.job
         try:
             path.mkdir(parents=True, mode=0o750)
+        except OSError as error:  # an earlier job of this name, on a board without a clock, stays
+            raise StoreError(
+                "cannot be made",
+                field=str(path),
+                value=error.strerror,
+                remedy="see that state_dir is writable and the clock is right",
+            ) from None
+        try:
             shutil.copytree(base, path / BASE)
             arrays = {
                 name: np.ascontiguousarray(getattr(windows, name))
