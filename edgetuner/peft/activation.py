@@ -20,7 +20,7 @@ aten = torch.ops.aten
 
 
 class Activation(Protocol):
-    """An elementwise map; its tensors are contiguous and of any shape."""
+    """An elementwise map of tensors of any shape; what it gives is contiguous."""
 
     def bits(self, dtype: torch.dtype) -> int:
         """What `forward` keeps, bits an element."""
@@ -43,10 +43,10 @@ class Identity:
         return 0
 
     def forward(self, z: Tensor) -> tuple[Tensor, None]:
-        return z, None
+        return z.contiguous(), None
 
     def infer(self, z: Tensor) -> Tensor:
-        return z
+        return z.contiguous()
 
     def backward(self, grad: Tensor, kept: Tensor | None) -> Tensor:
         return grad
@@ -68,11 +68,12 @@ class Piecewise:
         return 1
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        z = z.contiguous()
         kept = pack_between(z, self.low, self.high)
         return self.value_(z), kept
 
     def infer(self, z: Tensor) -> Tensor:
-        return self.value_(z)
+        return self.value_(z.contiguous())
 
     def backward(self, grad: Tensor, kept: Tensor | None) -> Tensor:
         assert kept is not None
@@ -99,6 +100,7 @@ class Smooth:
         return 8 if self.eight_bits else 8 * dtype.itemsize
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        z = z.contiguous()
         if not self.eight_bits:
             return self.value(z), z
         derivative = self.gradient(torch.ones_like(z), z)
@@ -106,7 +108,7 @@ class Smooth:
         return self.value(z), levels.clamp_(0, 255).to(torch.uint8)
 
     def infer(self, z: Tensor) -> Tensor:
-        return self.value(z)
+        return self.value(z.contiguous())
 
     def backward(self, grad: Tensor, kept: Tensor | None) -> Tensor:
         assert kept is not None

@@ -1,8 +1,8 @@
-"""Feature maps as matrices: a row for each position of each window, a column for each map.
+"""Feature maps with the maps innermost: a position's values lie side by side in memory.
 
-With the maps innermost in memory (torch's channels-last) an image is such a matrix without being
-copied, a convolution is at its fastest on a CPU, and the gradient of a core is one product of two
-matrices.
+A convolution is at its fastest on a CPU that way (torch calls it channels-last), and without being
+copied the same memory is a matrix with a row for each position and a column for each map: the
+gradient of a core is one product of two such matrices.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ def image(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def inner(x: Tensor) -> Tensor:
+    """A view of an image as it lies in memory, `(N, H, W, C)`; of anything else, itself."""
+    return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
+
+
+def outer(x: Tensor) -> Tensor:
+    """The inverse of `inner`."""
+    return x.permute(0, 3, 1, 2) if x.ndim == 4 else x
+
+
 def rows(x: Tensor) -> Tensor:
-    """`(P, C)`, contiguous, of an image `(N, C, H, W)`; anything else is only made contiguous."""
-    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]) if x.ndim == 4 else x.contiguous()
-
-
-def unrows(matrix: Tensor, shape: torch.Size) -> Tensor:
-    """The tensor of `shape` that `rows` made the matrix of."""
-    if len(shape) != 4:
-        return matrix.reshape(shape)
-    maps, *size = shape[1:]
-    return matrix.reshape(-1, *size, maps).permute(0, 3, 1, 2)
+    """`(P, C)` of `(N, H, W, C)`."""
+    return x.reshape(-1, x.shape[-1])

@@ -27,10 +27,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
 from edgetuner.peft.activation import IDENTITY, Activation
 from edgetuner.peft.geometry import Geometry
-from edgetuner.peft.layout import image, rows, unrows
+from edgetuner.peft.layout import image, inner, outer, rows
 from edgetuner.peft.lora_edge import LowRankUpdate
 from edgetuner.peft.norm import Norm
 
@@ -68,7 +69,7 @@ class LeanConvolution:
             y = _Convolve.apply(self, image(x), core, beta, beside)  # type: ignore[no-untyped-call]
         else:
             z, _ = self.convolve(image(x), beside)
-            y = unrows(self.activation.infer(z), self.shape(image(x).shape))
+            y = outer(self.activation.infer(z))
         return y.squeeze(2) if x.ndim == 3 else y
 
     @property
@@ -76,85 +77,89 @@ class LeanConvolution:
         """r, or 0 where the kernel is not adapted."""
         return 0 if self.update is None else len(self.update.suffix)
 
-    def shape(self, x: torch.Size) -> torch.Size:
-        """That of the result `(N, O, H', W')` for an input `(N, I, H, W)`."""
-        return torch.Size((x[0], self.conv.out_channels, *self.geometry.output_size(*x[2:])))
-
     def keeps_input(self, x: torch.Size) -> bool:
-        """Whether an input of this shape is smaller than its `q`."""
-        windows, _, height, width = self.shape(x)
-        return x.numel() < windows * height * width * self.geometry.groups * self.rank
+        """Whether an input `(N, I, H, W)` is smaller than its `q`."""
+        height, width = self.geometry.output_size(x[2], x[3])
+        return x.numel() < x[0] * height * width * self.geometry.groups * self.rank
 
     def convolve(
         self, x: Tensor, residual: Tensor | None, *, with_q: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """What the activation gets, `z (P, O)`, and `q (P, g r)` if asked for: both contiguous."""
-        scale = None if self.norm is None else self.norm.scale()
-        bias = self._bias(scale)
-        filters = self.filters(scale)
-        if not with_q:
-            z = rows(self.geometry.convolve(x, filters, bias))
-            return (z if residual is None else z.add_(rows(residual))), None
-        filters, bias = self._with_suffix(filters, bias)
-        groups, maps = self.geometry.groups, len(filters) // self.geometry.groups
-        out = rows(self.geometry.convolve(x, filters, bias)).reshape(-1, groups, maps)
-        z, q = out[..., : -self.rank], out[..., -self.rank :]
-        z = z.contiguous() if residual is None else z + rows(residual).reshape(z.shape)
-        return z.reshape(len(z), -1), q.contiguous().reshape(len(q), -1)
+        """What the activation gets, `z (N, H, W, O)`, and `q (P, g r)` if asked for.
 
-    def filters(self, scale: Tensor | None) -> Tensor:
-        """`W_eff (O, I/g, Kh, Kw)` of the batch norm's scale."""
-        kernel = self.conv.weight
+        `z` is the caller's own, and `q` holds on to nothing else.
+        """
+        scale = None if self.norm is None else self.norm.scale()
+        filters, bias = self.filters(scale, with_suffix=with_q), self._bias(scale, with_q)
+        out = self.geometry.convolve(x, filters, bias)
+        if not with_q:
+            z = inner(out)
+            return (z if residual is None else z.add_(inner(residual))), None
+        parts = out.reshape(len(out), self.geometry.groups, -1, *out.shape[2:])
+        maps = self.conv.out_channels // self.geometry.groups
+        z = inner(parts[:, :, :maps].flatten(1, 2))
+        q = inner(parts[:, :, maps : maps + self.rank].flatten(1, 2))
+        return (z if residual is None else z + inner(residual)), rows(q).contiguous()
+
+    def filters(self, scale: Tensor | None, *, with_suffix: bool = False) -> Tensor:
+        """`W_eff (O, I/g, Kh, Kw)` of the batch norm's scale, or `[W_eff ; S ; 0]` by group.
+
+        They are put together as the convolution will read them, input maps innermost.
+        """
+        kernel, groups = _planar(self.conv.weight), self.geometry.groups
+        maps = len(kernel) // groups
+        beside = self._maps_beside(maps) if with_suffix else 0
+        both = kernel.new_empty(groups, maps + beside, *inner(kernel).shape[1:])
+        effective = both[:, :maps]  # (g, O/g, Kh, Kw, I/g)
+        effective.copy_(inner(kernel).reshape(effective.shape))
         if scale is not None:
-            kernel = kernel * scale.reshape(-1, *[1] * (kernel.ndim - 1))
+            effective *= scale.reshape(groups, maps, 1, 1, 1)
         if self.update is not None:
-            core = self.update.core if scale is None else self.update.core * scale.unsqueeze(1)
-            flat = torch.addmm(
-                kernel.flatten(1).to(core.dtype),
-                core,
-                self.update.suffix.flatten(1),
-                alpha=self.alpha,
-            )
-            kernel = flat.reshape(kernel.shape).to(kernel.dtype)
-        return _planar(kernel)
+            suffix = inner(_planar(self.update.suffix))  # (r, Kh, Kw, I/g)
+            core = self.update.core * (self.alpha if scale is None else self.alpha * scale[:, None])
+            delta = torch.mm(core, suffix.flatten(1))
+            effective += delta.reshape(effective.shape)
+            if beside:
+                both[:, maps : maps + self.rank] = suffix
+                both[:, maps + self.rank :] = 0
+        return outer(both.flatten(0, 1))
 
     def core_gradient(self, g: Tensor, kept: Tensor) -> Tensor:
-        """`dG (O, r)` of `g (N, O, H', W')` and what was kept: `q`, or `x (N, I, H, W)`."""
+        """`dG (O, r)` of `g (N, H, W, O)` and what was kept: `q`, or `x (N, I, H', W')`."""
         assert self.update is not None
         groups, dtype = self.geometry.groups, self.update.core.dtype
         if kept.ndim == 4:
             kernel = _planar(self.conv.weight)
-            kernel = self.geometry.filter_gradient(g, kept.to(g.dtype), kernel).to(dtype)
-            gradient = kernel.flatten(1) @ self.update.suffix.flatten(1).T
-            return self._scaled(gradient)
-        kept, g = kept.to(dtype), g.to(dtype)
+            kernel = self.geometry.filter_gradient(outer(g), kept.to(g.dtype), kernel).to(dtype)
+            return self._scaled(kernel.flatten(1) @ self.update.suffix.flatten(1).T)
+        kept, matrix = kept.to(dtype), rows(g).to(dtype)
         if groups == 1:
-            gradient = (kept.T @ rows(g)).T  # the fast way round
-        else:
-            by_group = rows(g).reshape(len(kept), groups, -1).permute(1, 2, 0)  # (g, O/g, P)
-            q = kept.reshape(len(kept), groups, -1).transpose(0, 1)  # (g, P, r)
-            gradient = torch.bmm(by_group, q).flatten(0, 1)
-        return self._scaled(gradient)
+            return self._scaled((kept.T @ matrix).T)  # the fast way round
+        by_group = matrix.reshape(len(kept), groups, -1).permute(1, 2, 0)  # (g, O/g, P)
+        q = kept.reshape(len(kept), groups, -1).transpose(0, 1)  # (g, P, r)
+        return self._scaled(torch.bmm(by_group, q).flatten(0, 1))
 
     def _scaled(self, gradient: Tensor) -> Tensor:
         gradient = gradient * self.alpha
         return gradient if self.norm is None else gradient * self.norm.scale().unsqueeze(1)
 
-    def _bias(self, scale: Tensor | None) -> Tensor | None:
-        if self.norm is None or scale is None:
-            return self.conv.bias
-        return self.norm.shift(scale, self.conv.bias)
+    def _bias(self, scale: Tensor | None, with_q: bool) -> Tensor | None:
+        """`b (O,)`, group by group with zeros for `q`."""
+        bias = self.conv.bias
+        if self.norm is not None and scale is not None:
+            bias = self.norm.shift(scale, bias)
+        if bias is None or not with_q:
+            return bias
+        by_group = bias.reshape(self.geometry.groups, -1)
+        return pad(by_group, (0, self._maps_beside(by_group.shape[1]))).flatten()
 
-    def _with_suffix(self, filters: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """`[W_eff ; S]` group by group, and the bias with zeros for `q`."""
-        assert self.update is not None
-        groups, suffix = self.geometry.groups, _planar(self.update.suffix).to(filters.dtype)
-        per_group = filters.reshape(groups, -1, *filters.shape[1:])
-        stacked = torch.cat([per_group, suffix.expand(groups, *suffix.shape)], dim=1).flatten(0, 1)
-        if bias is None:
-            return stacked, None
-        zeros = bias.new_zeros(groups, len(suffix))
-        return stacked, torch.cat([bias.reshape(groups, -1), zeros], dim=1).flatten()
+    def _maps_beside(self, maps: int) -> int:
+        """How many maps a group computes beside its own: `q`, and what fills up the last eight.
+
+        Kernels of CPUs and tensor cores compute maps in eights, and are slower at a remainder than
+        at a few more; a group of few maps would pay more than it gains.
+        """
+        return self.rank + (-(maps + self.rank) % 8 if self.geometry.groups == 1 else 0)
 
 
 class _Convolve(torch.autograd.Function):
@@ -173,16 +178,15 @@ class _Convolve(torch.autograd.Function):
         adapted = ctx.needs_input_grad[2]
         with_x = adapted and layer.keeps_input(x.shape)
         z, q = layer.convolve(x, residual, with_q=adapted and not with_x)
-        shape = layer.shape(x.shape)
         if not any(ctx.needs_input_grad):
-            return unrows(layer.activation.infer(z), shape)
+            return outer(layer.activation.infer(z))
         y, pieces = layer.activation.forward(z)
         kept = x if with_x else q
         if kept is not None and layer.q_dtype is not None:
             kept = kept.to(layer.q_dtype)
         ctx.layer, ctx.size = layer, x.shape[2:]
         ctx.save_for_backward(core, pieces, kept)  # the core so that torch sees if it was changed
-        return unrows(y, shape)
+        return outer(y)
 
     @staticmethod
     @once_differentiable
@@ -190,15 +194,15 @@ class _Convolve(torch.autograd.Function):
         layer: LeanConvolution = ctx.layer
         _, pieces, kept = ctx.saved_tensors
         _, x_wanted, core_wanted, beta_wanted, residual_wanted = ctx.needs_input_grad
-        matrix = layer.activation.backward(rows(grad), pieces)  # (P, O)
-        g = unrows(matrix, grad.shape)
+        g = layer.activation.backward(inner(grad), pieces).contiguous()  # (N, H, W, O)
+        # the small sums first, while g is in the cache
+        core = layer.core_gradient(g, kept) if core_wanted else None
+        beta = rows(g).sum(0) if beta_wanted else None
         dx = None
         if x_wanted:
             scale = None if layer.norm is None else layer.norm.scale()
-            dx = layer.geometry.input_gradient(g, layer.filters(scale), ctx.size)
-        core = layer.core_gradient(g, kept) if core_wanted else None
-        beta = matrix.sum(0) if beta_wanted else None
-        return None, dx, core, beta, g if residual_wanted else None
+            dx = layer.geometry.input_gradient(outer(g), layer.filters(scale), ctx.size)
+        return None, dx, core, beta, outer(g) if residual_wanted else None
 
 
 @dataclass(eq=False)
@@ -222,27 +226,27 @@ class LeanPointwise:
         if torch.is_grad_enabled():
             y = _Pointwise.apply(self, pixels, beta)  # type: ignore[no-untyped-call]
         else:
-            y = unrows(self.activation.infer(self.shifted(pixels)), pixels.shape)
+            y = outer(self.activation.infer(self.shifted(inner(pixels))))
         return y.squeeze(2) if flat else y
 
     def shifted(self, x: Tensor) -> Tensor:
-        """What the activation gets, a tensor of its own."""
+        """What the activation gets of `x (N, H, W, C)`, a tensor of its own."""
         if self.norm is None:
-            return rows(x).clone()
+            return x.clone(memory_format=torch.contiguous_format)
         scale = self.norm.scale()
-        return torch.addcmul(self.norm.shift(scale), rows(x), scale)
+        return torch.addcmul(self.norm.shift(scale), x, scale)
 
 
 class _Pointwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, layer: LeanPointwise, x: Tensor, beta: Tensor | None) -> Tensor:
-        z = layer.shifted(x)
+        z = layer.shifted(inner(x))
         if not any(ctx.needs_input_grad):
-            return unrows(layer.activation.infer(z), x.shape)
+            return outer(layer.activation.infer(z))
         y, pieces = layer.activation.forward(z)
         ctx.layer = layer
         ctx.save_for_backward(pieces)
-        return unrows(y, x.shape)
+        return outer(y)
 
     @staticmethod
     @once_differentiable
@@ -250,10 +254,10 @@ class _Pointwise(torch.autograd.Function):
         layer: LeanPointwise = ctx.layer
         (pieces,) = ctx.saved_tensors
         _, x_wanted, beta_wanted = ctx.needs_input_grad
-        g = layer.activation.backward(rows(grad), pieces)
-        beta = g.sum(0) if beta_wanted else None
+        g = layer.activation.backward(inner(grad), pieces)
+        beta = rows(g).sum(0) if beta_wanted else None
         scaled = g if layer.norm is None else g * layer.norm.scale()
-        return None, unrows(scaled, grad.shape) if x_wanted else None, beta
+        return None, outer(scaled) if x_wanted else None, beta
 
 
 def _planar(kernel: Tensor) -> Tensor:
