@@ -1,0 +1,165 @@
+"""What one step of fine-tuning costs: time as a ratio, and memory.
+
+    python -m benchmarks.step --backbone t_resnet|mobilenet_v2 [--rounds N] [--json FILE]
+
+The methods take turns within a round, and what counts is the median over the rounds of the ratio
+within a round: milliseconds are those of this machine at this hour. A step is forward, backward and
+Adam on one batch. Random windows: values change neither time nor memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.methods import METHODS, Method, Setting
+from edgetuner.models import build, count_weights
+from edgetuner.peft.saved import saved_for_backward
+
+CHANNELS, LENGTH, CLASSES = 97, 60, 17
+ARGS: dict[str, dict[str, Any]] = {"t_resnet": {}, "mobilenet_v2": {"rgb": True}}
+LAST_STAGE = {"t_resnet": ("blocks.2.",), "mobilenet_v2": ("features.17.", "features.18.")}
+_ADAM = 2  # moments of each weight
+
+
+def measure(
+    backbone: str, *, rounds: int, batch: int = 64, rank: int = 2
+) -> dict[str, dict[str, float]]:
+    """Time and memory of every method, and of an inference forward."""
+    setting = _setting(backbone, rank)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, CHANNELS, LENGTH, generator=generator)
+    y = torch.randint(0, CLASSES, (batch,), generator=generator)
+    methods = {name: make(setting) for name, make in METHODS.items()}
+    weights = count_weights(setting.base)
+    memory = {name: _memory(method, x, weights) for name, method in methods.items()}
+    turns = {name: _stepper(method, x, y) for name, method in methods.items()}
+    seconds = _take_turns(turns | {"inference": lambda: _infer(setting.base, x)}, rounds)
+    return {
+        name: _times(own, seconds["full"], seconds["inference"]) | memory.get(name, {})
+        for name, own in seconds.items()
+    }
+
+
+def _setting(backbone: str, rank: int) -> Setting:
+    base = build(backbone, CHANNELS, LENGTH, CLASSES, ARGS[backbone]).eval()
+    convolutions = {
+        name: module
+        for name, module in base.named_modules()
+        if isinstance(module, nn.Conv1d | nn.Conv2d)
+    }
+    # of MobileNetV2 the pointwise ones, as in the papers compared with
+    layers = tuple(
+        name for name, conv in convolutions.items() if conv.weight.ndim == 3 or _pointwise(conv)
+    )
+    last = tuple(name for name in layers if name.startswith(LAST_STAGE[backbone]))
+    return Setting(base, layers, last, rank, torch.zeros(2, CHANNELS, LENGTH))
+
+
+def _pointwise(conv: nn.Conv1d | nn.Conv2d) -> bool:
+    return conv.weight[0, 0].numel() == 1
+
+
+def _memory(method: Method, x: Tensor, weights: int) -> dict[str, float]:
+    """Bytes kept of a forward pass, and the peak training state with Adam."""
+    prepared = method.prepare(x)
+    with saved_for_backward(*method.modules) as saved:
+        method.forward(prepared)
+    held = sum(
+        tensor.nbytes
+        for module in method.modules
+        for tensor in (*module.parameters(), *module.buffers())
+    )
+    trained = sum(weight.nbytes for weight in method.trained)
+    count = sum(weight.numel() for weight in method.trained)
+    return {
+        "saved_bytes": saved.bytes,
+        "state_peak_bytes": held + (1 + _ADAM) * trained + saved.bytes,
+        "trained": count,
+        "trained_fraction": count / weights,
+    }
+
+
+def _stepper(method: Method, x: Tensor, y: Tensor) -> Callable[[], None]:
+    optimiser = torch.optim.Adam(method.trained, lr=1e-4)
+    prepared = method.prepare(x)
+
+    def step() -> None:
+        loss = nn.functional.cross_entropy(method.forward(prepared), y)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+
+    return step
+
+
+@torch.inference_mode()
+def _infer(base: nn.Module, x: Tensor) -> None:
+    base(x)
+
+
+def _take_turns(turns: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each, round by round; the first round, which warms up, is left out."""
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
+    for number in range(rounds + 1):
+        for name, take in turns.items():
+            start = time.perf_counter()
+            take()
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def _times(own: list[float], full: list[float], inference: list[float]) -> dict[str, float]:
+    return {
+        "step_ms": 1e3 * median(own),
+        "ratio_to_full": median(a / b for a, b in zip(own, full, strict=True)),
+        "ratio_to_inference": median(a / b for a, b in zip(own, inference, strict=True)),
+    }
+
+
+def _table(result: dict[str, dict[str, float]]) -> str:
+    lines = ["method            / full  / inference   saved MB    peak MB    trained   fraction"]
+    for name, facts in result.items():
+        line = f"{name:17} {facts['ratio_to_full']:6.3f} {facts['ratio_to_inference']:12.2f}"
+        if "trained" in facts:
+            saved, peak = facts["saved_bytes"] / 1e6, facts["state_peak_bytes"] / 1e6
+            line += f" {saved:10.3f} {peak:10.2f} {facts['trained']:10.0f}"
+            line += f" {facts['trained_fraction']:10.4f}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--backbone", choices=ARGS, default="t_resnet")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rank", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="where to write what was measured")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    result = measure(
+        options.backbone, rounds=options.rounds, batch=options.batch, rank=options.rank
+    )
+    print(_table(result))
+    if options.json:
+        facts = {"backbone": options.backbone, "batch": options.batch, "rank": options.rank}
+        methods = {name: entry for name, entry in result.items() if name != "inference"}
+        inference_ms = result["inference"]["step_ms"]
+        document = {**facts, "inference_ms": inference_ms, "methods": methods}
+        options.json.write_text(json.dumps(document, indent=1))
+
+
+if __name__ == "__main__":
+    main()
