@@ -22,7 +22,7 @@ from edgetuner.config import AdaptConfig
 from edgetuner.metrics import macro_f1
 from edgetuner.models import embed
 from edgetuner.peft.head import RidgeHead, solve
-from edgetuner.peft.lora_edge import LoraEdge
+from edgetuner.peft.lean_lora_edge import LeanLoraEdge
 from edgetuner.peft.statistics import reestimate
 
 _CHUNK = 64  # windows a forward pass; bounds the memory of everything but training
@@ -164,14 +164,15 @@ def cores(
     module: nn.Module, material: Material, settings: AdaptConfig, report: Report
 ) -> tuple[nn.Module, dict[str, float]]:
     """The LoRA-Edge cores, with batch-norm shifts and head; fused into the dense kernels."""
-    adapter = LoraEdge(
+    x, y = material.with_source()
+    adapter = LeanLoraEdge(
         module,
+        x[:1],
         rank=settings.rank,
         decomposition=settings.decomposition,
         batch_norm_beta=settings.batch_norm_beta,
         head=material.head,
     )
-    x, y = material.with_source()
     losses = train_cores(
         adapter, x, y, settings, lambda step, loss: report("cores", step=step, loss=round(loss, 5))
     )
