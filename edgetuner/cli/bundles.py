@@ -29,16 +29,26 @@ weights:
 The last part in time of every recording is not trained on: it gives the metrics and the
 thresholds of the drift detectors."""
 
+_SHOW = """\
+With --plan, torch is needed: the model is built and what its training keeps in memory is
+measured on a few windows."""
+
 
 def add_commands(commands: Any) -> None:
     """Adds the commands of this file."""
     actions = group(commands, "bundle", "create, show or verify a model bundle")
     _add_create(actions)
-    show = command(actions, "show", _show, "show what a bundle holds, without torch")
+    show = command(actions, "show", _show, "show what a bundle holds, without torch", _SHOW)
     verify = command(actions, "verify", _verify, "check every hash, shape and name of a bundle")
     for parser in (show, verify):
         parser.add_argument("bundle", type=Path, help="its folder")
         add_json(parser)
+    show.add_argument(
+        "--plan", action="store_true", help="what training its cores costs, layer by layer"
+    )
+    show.add_argument(
+        "--rank", type=count, metavar="R", help="of the cores, for the plan (default: 4)"
+    )
 
 
 def _add_create(actions: Any) -> None:
@@ -188,7 +198,31 @@ def _tell_epoch(epoch: int, loss: float) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    _describe(options, options.bundle)
+    if not options.plan:
+        _describe(options, options.bundle)
+        return
+
+    from edgetuner.bundle import Bundle
+    from edgetuner.cli.plan import plan_data, plan_page
+    from edgetuner.config import AdaptConfig
+    from edgetuner.factories import build_module
+    from edgetuner.peft.plan import plan_base
+
+    settings, bundle = AdaptConfig(), Bundle.load(options.bundle)
+    manifest = bundle.manifest
+    planned = plan_base(
+        build_module(bundle),
+        len(manifest.channels),
+        manifest.length,
+        rank=options.rank or settings.rank,
+        decomposition=settings.decomposition,
+        batch_norm_beta=settings.batch_norm_beta,
+        head=manifest.backbone.head,
+    )
+    if options.json:
+        say_json(plan_data(planned, settings.batch_size))
+    else:
+        say(plan_page(planned, settings.batch_size))
 
 
 def _verify(options: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from edgetuner.errors import BudgetError, UsageError
 from edgetuner.peft.capture import shape
 from edgetuner.peft.lean import LeanConvolution
 from edgetuner.peft.lean_lora_edge import LeanLoraEdge
+from edgetuner.peft.lowering import Replaced
 from edgetuner.peft.program import Program, Step
 from edgetuner.peft.saved import saved_for_backward
 
@@ -124,6 +126,13 @@ def plan(adapter: LeanLoraEdge, example: Tensor) -> Plan:
     )
 
 
+def plan_base(base: nn.Module, channels: int, length: int, **options: Any) -> Plan:
+    """The plan of adapting a module of windows `(C, T)`; `options` are those of `LeanLoraEdge`."""
+    weight = next(base.parameters())
+    example = weight.new_zeros(1, channels, length)
+    return plan(LeanLoraEdge(base, example, **options), example)
+
+
 def _saved(adapter: LeanLoraEdge, x: Tensor) -> list[int]:
     """Bytes that each step keeps of a batch; the whole as one if there are no steps."""
     with torch.enable_grad(), saved_for_backward(adapter) as saved:
@@ -150,6 +159,8 @@ def _layers(program: Program, saved: list[int]) -> tuple[LayerPlan, ...]:
 
 
 def _trained(step: Step) -> int:
+    if isinstance(step.run, Replaced):
+        return sum(s.extra.numel() for s in step.run.stand_ins.values() if s.extra is not None)
     update, norm = (getattr(step.run, kind, None) for kind in ("update", "norm"))
     beta = None if norm is None else norm.beta
     return sum(t.numel() for t in (update and update.core, beta) if t is not None)

@@ -187,6 +187,17 @@ def test_show_is_a_page_for_a_person(wave_bundle: Path) -> None:
     assert "sha256" not in done.stdout
 
 
+def test_show_plans_what_a_training_costs(wave_bundle: Path) -> None:
+    pytest.importorskip("torch")
+    done = edgetuner("bundle", "show", wave_bundle, "--plan", "--rank", 2)
+    assert done.returncode == 0
+    assert "features.conv1" in done.stdout and "lean" in done.stdout
+    assert "a step on 64 windows keeps" in done.stdout
+    planned = answer("bundle", "show", wave_bundle, "--plan")
+    assert [layer["rank"] for layer in planned["layers"]][:3] == [4, 4, 4]
+    assert planned["state_peak_bytes"] > planned["saved_bytes"] > 0
+
+
 def test_verify_finds_what_was_altered(wave_bundle: Path, tmp_path: Path) -> None:
     altered = tmp_path / "altered"
     shutil.copytree(wave_bundle, altered)

@@ -54,6 +54,14 @@ def test_layers_add_up_to_the_whole(adapter, planned):
     assert first.saved_bytes == 60 * 2 * 4 + 60 * 64 / 8
 
 
+def test_beta_and_head_are_counted_where_they_are():
+    adapter = t_resnet(batch_norm_beta=True, head="head")
+    trained = {layer.name: layer.trained for layer in plan(adapter, torch.zeros(1, 97, 60)).layers}
+    assert sum(trained.values()) == adapter.trained()
+    assert trained["head"] == 129 * 17
+    assert trained["blocks.0.body.norm0"] == 97
+
+
 def test_a_budget_decides_the_micro_batch(planned):
     enough = planned.peak_bytes(64)
     assert planned.micro_batch(64, enough) == 64
