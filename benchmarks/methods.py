@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks.memflora import memflora
+from edgetuner.peft.layout import kernels_innermost
 from edgetuner.peft.lean_lora_edge import LeanLoraEdge
 from edgetuner.peft.lora_edge import LoraEdge
 
@@ -173,9 +174,9 @@ def _subset(setting: Setting, wanted: Callable[[str, nn.Module], bool]) -> Metho
 def _lean(
     setting: Setting, layers: tuple[str, ...], q_dtype: torch.dtype | None = None
 ) -> LeanLoraEdge:
-    return LeanLoraEdge(
-        setting.base, setting.example, rank=setting.rank, layers=layers, q_dtype=q_dtype
-    )
+    base = copy.deepcopy(setting.base)
+    kernels_innermost(base)
+    return LeanLoraEdge(base, setting.example, rank=setting.rank, layers=layers, q_dtype=q_dtype)
 
 
 def _adapter(adapter: LoraEdge) -> Method:

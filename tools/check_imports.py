@@ -30,6 +30,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"bundle", "protocol", "config", "data", "recordings", "factories", "augment"}),
     frozenset(
         {"peft", "drift", "telemetry", "models", "metrics", "notify", "log", "addresses", "frames"}
+        | {"heap"}
     ),
     frozenset({"errors"}),
 )

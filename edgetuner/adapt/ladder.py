@@ -22,6 +22,7 @@ from edgetuner.config import AdaptConfig
 from edgetuner.metrics import macro_f1
 from edgetuner.models import embed
 from edgetuner.peft.head import RidgeHead, solve
+from edgetuner.peft.layout import kernels_innermost
 from edgetuner.peft.lean_lora_edge import LeanLoraEdge
 from edgetuner.peft.statistics import reestimate
 
@@ -165,8 +166,10 @@ def cores(
 ) -> tuple[nn.Module, dict[str, float]]:
     """The LoRA-Edge cores, with batch-norm shifts and head; fused into the dense kernels."""
     x, y = material.with_source()
+    adapted = copy.deepcopy(module)
+    kernels_innermost(adapted)
     adapter = LeanLoraEdge(
-        module,
+        adapted,
         x[:1],
         rank=settings.rank,
         decomposition=settings.decomposition,
@@ -176,7 +179,6 @@ def cores(
     losses = train_cores(
         adapter, x, y, settings, lambda step, loss: report("cores", step=step, loss=round(loss, 5))
     )
-    adapted = copy.deepcopy(module)
     adapted.load_state_dict(adapter.fused_state())
     return adapted.eval(), {
         "trained": adapter.trained(),

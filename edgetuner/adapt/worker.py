@@ -33,6 +33,7 @@ from edgetuner.drift.calibrate import MIN_WINDOWS, calibrate
 from edgetuner.drift.conformal import Reference
 from edgetuner.errors import AdaptationError, EdgetunerError
 from edgetuner.factories import build_module
+from edgetuner.heap import keep_freed_memory
 from edgetuner.models import embed
 
 _CHUNK = 64
@@ -81,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point; 0 with a candidate, the error's own exit code without."""
     path = Path((argv if argv is not None else sys.argv[1:])[0])
     _make_expendable()
+    keep_freed_memory()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         job = Job.open(path)

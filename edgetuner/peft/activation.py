@@ -20,7 +20,7 @@ aten = torch.ops.aten
 
 
 class Activation(Protocol):
-    """An elementwise map of tensors of any shape; what it gives is contiguous."""
+    """An elementwise map of tensors of any shape."""
 
     def bits(self, dtype: torch.dtype) -> int:
         """What `forward` keeps, bits an element."""
@@ -43,10 +43,10 @@ class Identity:
         return 0
 
     def forward(self, z: Tensor) -> tuple[Tensor, None]:
-        return z.contiguous(), None
+        return z, None
 
     def infer(self, z: Tensor) -> Tensor:
-        return z.contiguous()
+        return z
 
     def backward(self, grad: Tensor, kept: Tensor | None) -> Tensor:
         return grad
@@ -54,33 +54,42 @@ class Identity:
 
 @dataclass(frozen=True)
 class Piecewise:
-    """Slope `inside` where `low < z < high`, slope `outside` elsewhere, as torch has them at the
-    ends.
+    """Slope `inside` on one interval, slope `outside` elsewhere, as torch has them at the ends.
+
+    Attributes:
+        value: of (z, in place).
+        low, high: the interval, of values, or of `z` where `by_value` is off.
+        by_value: whether the value tells the piece; it has just been written, and so is near.
     """
 
-    value_: Callable[[Tensor], Tensor]
+    value: Callable[[Tensor, bool], Tensor]
     low: float = 0.0
     high: float = math.inf
     inside: float = 1.0
     outside: float = 0.0
+    by_value: bool = True
 
     def bits(self, dtype: torch.dtype) -> int:
         return 1
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        z = z.contiguous()
-        kept = pack_between(z, self.low, self.high)
-        return self.value_(z), kept
+        if not self.by_value:
+            kept = pack_between(z, self.low, self.high)
+            return self.infer(z), kept
+        y = self.infer(z)
+        return y, pack_between(y, self.low, self.high)
 
     def infer(self, z: Tensor) -> Tensor:
-        return self.value_(z.contiguous())
+        # a part of a larger tensor is read once, into a new one, rather than copied and overwritten
+        return self.value(z, z.is_contiguous()).contiguous()
 
     def backward(self, grad: Tensor, kept: Tensor | None) -> Tensor:
         assert kept is not None
-        inside = unpack(kept, grad.shape)
-        if (self.inside, self.outside) == (1.0, 0.0):
-            return grad * inside
-        return grad * inside.to(grad.dtype).mul_(self.inside - self.outside).add_(self.outside)
+        # a float, since a product with a byte is several times slower than a cast and a product
+        slope = unpack(kept, grad.shape).to(grad.dtype)
+        if (self.inside, self.outside) != (1.0, 0.0):
+            slope.mul_(self.inside - self.outside).add_(self.outside)
+        return slope.mul_(grad)
 
 
 @dataclass(frozen=True)
@@ -118,15 +127,19 @@ class Smooth:
 
 
 IDENTITY = Identity()
-RELU = Piecewise(torch.relu_)
+RELU = Piecewise(nn.functional.relu)
 
 
 def _hardtanh(low: float, high: float) -> Piecewise:
-    return Piecewise(lambda z: z.clamp_(low, high), low, high)
+    return Piecewise(lambda z, in_place: nn.functional.hardtanh(z, low, high, in_place), low, high)
 
 
 def _leaky(slope: float) -> Piecewise:
-    return Piecewise(lambda z: nn.functional.leaky_relu_(z, slope), outside=slope)
+    return Piecewise(
+        lambda z, in_place: nn.functional.leaky_relu(z, slope, in_place),
+        outside=slope,
+        by_value=slope >= 0,
+    )
 
 
 def _gelu(approximate: str, eight_bits: bool) -> Smooth:
@@ -147,7 +160,7 @@ _MODULES: dict[type[nn.Module], Callable[[Any, bool], Activation]] = {
     nn.Hardtanh: lambda module, _: _hardtanh(module.min_val, module.max_val),
     nn.LeakyReLU: lambda module, _: _leaky(module.negative_slope),
     nn.Hardsigmoid: lambda _, __: Piecewise(
-        lambda z: nn.functional.hardsigmoid(z, inplace=True), -3.0, 3.0, inside=1 / 6
+        nn.functional.hardsigmoid, -3.0, 3.0, inside=1 / 6, by_value=False
     ),
     nn.GELU: lambda module, eight_bits: _gelu(module.approximate, eight_bits),
     nn.SiLU: lambda _, eight_bits: Smooth(

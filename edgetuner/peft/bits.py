@@ -13,7 +13,7 @@ _WEIGHTS = (128, 64, 32, 16, 8, 4, 2, 1)  # numpy's order, most significant firs
 
 
 def pack_between(x: Tensor, low: float, high: float) -> Tensor:
-    """Where `low < x < high`, uint8 (ceil(numel / 8)), in the order of a contiguous `x`.
+    """Where `low < x < high`, uint8 (ceil(numel / 8)), in the order of `x` if it were contiguous.
 
     On a CPU numpy compares and packs many times faster than torch does.
     """
@@ -25,7 +25,7 @@ def pack_between(x: Tensor, low: float, high: float) -> Tensor:
 
 
 def unpack(bits: Tensor, shape: torch.Size) -> Tensor:
-    """The bits as 0 and 1, uint8 of `shape`: a product with a float takes them as they are."""
+    """The bits as 0 and 1, uint8 of `shape`."""
     count = shape.numel()
     if bits.device.type == "cpu":
         return torch.from_numpy(np.unpackbits(bits.numpy(), count=count)).reshape(shape)

@@ -31,7 +31,7 @@ from torch.nn.functional import pad
 
 from edgetuner.peft.activation import IDENTITY, Activation
 from edgetuner.peft.geometry import Geometry
-from edgetuner.peft.layout import image, inner, outer, rows
+from edgetuner.peft.layout import image, inner, outer, raised, rows
 from edgetuner.peft.lora_edge import LowRankUpdate
 from edgetuner.peft.norm import Norm
 
@@ -59,9 +59,13 @@ class LeanConvolution:
     alpha: float = 1.0
     q_dtype: torch.dtype | None = None
 
+    def __post_init__(self) -> None:
+        self.maps = self.conv.out_channels // self.geometry.groups  # of a group
+        self.rank = 0 if self.update is None else len(self.update.suffix)
+
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """`(N, O, *L)` of `x (N, I, *K)`; the residual has the shape of the result."""
-        beside = None if residual is None else image(residual)
+        beside = None if residual is None else raised(residual)
         core = None if self.update is None else self.update.core
         beta = None if self.norm is None else self.norm.beta
         y: Tensor
@@ -71,11 +75,6 @@ class LeanConvolution:
             z, _ = self.convolve(image(x), beside)
             y = outer(self.activation.infer(z))
         return y.squeeze(2) if x.ndim == 3 else y
-
-    @property
-    def rank(self) -> int:
-        """r, or 0 where the kernel is not adapted."""
-        return 0 if self.update is None else len(self.update.suffix)
 
     def keeps_input(self, x: torch.Size) -> bool:
         """Whether an input `(N, I, H, W)` is smaller than its `q`."""
@@ -89,77 +88,125 @@ class LeanConvolution:
 
         `z` is the caller's own, and `q` holds on to nothing else.
         """
-        scale = None if self.norm is None else self.norm.scale()
-        filters, bias = self.filters(scale, with_suffix=with_q), self._bias(scale, with_q)
-        out = self.geometry.convolve(x, filters, bias)
-        if not with_q:
-            z = inner(out)
-            return (z if residual is None else z.add_(inner(residual))), None
-        parts = out.reshape(len(out), self.geometry.groups, -1, *out.shape[2:])
-        maps = self.conv.out_channels // self.geometry.groups
-        z = inner(parts[:, :, :maps].flatten(1, 2))
-        q = inner(parts[:, :, maps : maps + self.rank].flatten(1, 2))
-        return (z if residual is None else z + inner(residual)), rows(q).contiguous()
+        scale = self.scale()
+        filters, bias = self.filters(scale, with_suffix=with_q), self._padded_bias(scale, with_q)
+        out = inner(self.geometry.convolve(x, filters, bias))
+        z, q = self.parts(out) if with_q else (out, None)
+        if residual is not None:
+            z = z + inner(residual) if with_q else z.add_(inner(residual))
+        return z, q if q is None else rows(q).contiguous()
 
-    def filters(self, scale: Tensor | None, *, with_suffix: bool = False) -> Tensor:
+    def scale(self) -> Tensor | None:
+        """`a (O,)` of the batch norm, if there is one."""
+        return None if self.norm is None else self.norm.scale()
+
+    def parts(self, out: Tensor) -> tuple[Tensor, Tensor]:
+        """Of what the filters `[W ; S ; 0]` gave: maps `(N, H, W, O)` and `q (N, H, W, g r)`."""
+        groups, end = self.geometry.groups, self.maps + self.rank
+        if groups == 1:
+            return out[..., : self.maps], out[..., self.maps : end]
+        by_group = out.reshape(*out.shape[:3], groups, -1)
+        return by_group[..., : self.maps].flatten(3), by_group[..., self.maps : end].flatten(3)
+
+    def filters(
+        self, scale: Tensor | None, *, with_suffix: bool = False, inputs_beside: int = 0
+    ) -> Tensor:
         """`W_eff (O, I/g, Kh, Kw)` of the batch norm's scale, or `[W_eff ; S ; 0]` by group.
 
-        They are put together as the convolution will read them, input maps innermost.
+        They are put together as the convolution will read them, input maps innermost; so many more
+        input maps of zeros may follow the layer's own.
         """
-        kernel, groups = _planar(self.conv.weight), self.geometry.groups
-        maps = len(kernel) // groups
-        beside = self._maps_beside(maps) if with_suffix else 0
-        both = kernel.new_empty(groups, maps + beside, *inner(kernel).shape[1:])
-        effective = both[:, :maps]  # (g, O/g, Kh, Kw, I/g)
-        effective.copy_(inner(kernel).reshape(effective.shape))
-        if scale is not None:
-            effective *= scale.reshape(groups, maps, 1, 1, 1)
+        both = self.frozen_filters(scale, with_suffix=with_suffix, inputs_beside=inputs_beside)
         if self.update is not None:
-            suffix = inner(_planar(self.update.suffix))  # (r, Kh, Kw, I/g)
-            core = self.update.core * (self.alpha if scale is None else self.alpha * scale[:, None])
-            delta = torch.mm(core, suffix.flatten(1))
-            effective += delta.reshape(effective.shape)
-            if beside:
-                both[:, maps : maps + self.rank] = suffix
-                both[:, maps + self.rank :] = 0
+            suffix = inner(raised(self.update.suffix))  # (r, Kh, Kw, I/g)
+            suffix = pad(suffix, (0, inputs_beside)) if inputs_beside else suffix
+            kernels = inner(both)  # (g (O/g + ...), Kh, Kw, I/g)
+            kernels = kernels.reshape(self.geometry.groups, -1, *kernels.shape[1:])[:, : self.maps]
+            if self.geometry.groups == 1 and suffix.dtype == both.dtype:
+                kernels[0].flatten(1).addmm_(self.core(scale), suffix.flatten(1))
+            else:
+                delta = torch.mm(self.core(scale), suffix.flatten(1))
+                kernels += delta.reshape(kernels.shape)
+        return both
+
+    def frozen_filters(
+        self, scale: Tensor | None, *, with_suffix: bool = False, inputs_beside: int = 0
+    ) -> Tensor:
+        """The same without the update: `a W`, or `[a W ; S ; 0]` by group."""
+        kernel, groups, maps = inner(raised(self.conv.weight)), self.geometry.groups, self.maps
+        width, beside = kernel.shape[-1], self.maps_beside() if with_suffix else 0
+        both = kernel.new_empty(groups, maps + beside, *kernel.shape[1:-1], width + inputs_beside)
+        own = both[:, :maps]  # (g, O/g, Kh, Kw, I/g)
+        if inputs_beside:
+            both[..., width:] = 0
+            own = own[..., :width]
+        if scale is None:
+            own.copy_(kernel.reshape(own.shape))
+        else:
+            column = scale.reshape(groups, maps, 1, 1, 1)
+            torch.mul(kernel.reshape(own.shape), column, out=own)
+        if beside:
+            assert self.update is not None
+            both[:, maps : maps + self.rank, ..., :width] = inner(raised(self.update.suffix))
+            both[:, maps + self.rank :] = 0
         return outer(both.flatten(0, 1))
 
-    def core_gradient(self, g: Tensor, kept: Tensor) -> Tensor:
+    def core(self, scale: Tensor | None) -> Tensor:
+        """`alpha a G (O, r)`."""
+        assert self.update is not None
+        return self.update.core * (self.alpha if scale is None else self.alpha * scale[:, None])
+
+    def bias(self, scale: Tensor | None) -> Tensor | None:
+        """`b (O,)`."""
+        bias = self.conv.bias
+        if self.norm is None or scale is None:
+            return bias
+        return self.norm.shift(scale, bias)
+
+    def core_gradient(self, g: Tensor, kept: Tensor, scale: Tensor | None) -> Tensor:
         """`dG (O, r)` of `g (N, H, W, O)` and what was kept: `q`, or `x (N, I, H', W')`."""
         assert self.update is not None
         groups, dtype = self.geometry.groups, self.update.core.dtype
         if kept.ndim == 4:
-            kernel = _planar(self.conv.weight)
+            kernel = raised(self.conv.weight)
             kernel = self.geometry.filter_gradient(outer(g), kept.to(g.dtype), kernel).to(dtype)
-            return self._scaled(kernel.flatten(1) @ self.update.suffix.flatten(1).T)
-        kept, matrix = kept.to(dtype), rows(g).to(dtype)
-        if groups == 1:
-            return self._scaled((kept.T @ matrix).T)  # the fast way round
-        by_group = matrix.reshape(len(kept), groups, -1).permute(1, 2, 0)  # (g, O/g, P)
-        q = kept.reshape(len(kept), groups, -1).transpose(0, 1)  # (g, P, r)
-        return self._scaled(torch.bmm(by_group, q).flatten(0, 1))
+            gradient = kernel.flatten(1) @ self.update.suffix.flatten(1).T
+        else:
+            q, matrix = kept.to(dtype), rows(g).to(dtype)
+            if groups == 1:
+                gradient = (q.T @ matrix).T  # the fast way round
+            else:
+                by_group = matrix.reshape(len(q), groups, -1).permute(1, 2, 0)  # (g, O/g, P)
+                q = q.reshape(len(q), groups, -1).transpose(0, 1)  # (g, P, r)
+                gradient = torch.bmm(by_group, q).flatten(0, 1)
+        return gradient * (self.alpha if scale is None else self.alpha * scale.unsqueeze(1))
 
-    def _scaled(self, gradient: Tensor) -> Tensor:
-        gradient = gradient * self.alpha
-        return gradient if self.norm is None else gradient * self.norm.scale().unsqueeze(1)
-
-    def _bias(self, scale: Tensor | None, with_q: bool) -> Tensor | None:
-        """`b (O,)`, group by group with zeros for `q`."""
-        bias = self.conv.bias
-        if self.norm is not None and scale is not None:
-            bias = self.norm.shift(scale, bias)
+    def _padded_bias(self, scale: Tensor | None, with_q: bool) -> Tensor | None:
+        """`b`, group by group with zeros for `q`."""
+        bias = self.bias(scale)
         if bias is None or not with_q:
             return bias
         by_group = bias.reshape(self.geometry.groups, -1)
-        return pad(by_group, (0, self._maps_beside(by_group.shape[1]))).flatten()
+        return pad(by_group, (0, self.maps_beside())).flatten()
 
-    def _maps_beside(self, maps: int) -> int:
+    def inputs_beside(self, g: Tensor) -> int:
+        """How many input maps the gradient `g` is better computed with than without.
+
+        Where 32 divides the maps, oneDNN takes 32 at a time, and the part of a kernel of many taps
+        that it then holds falls out of the first cache: a fifth slower than with eight more maps.
+        """
+        taps, maps = self.conv.weight[0, 0].numel(), self.conv.weight.shape[1]
+        blocked = g.device.type == "cpu" and self.geometry.groups == 1 and maps % 32 == 0
+        return 8 if blocked and taps * maps > 512 else 0
+
+    def maps_beside(self) -> int:
         """How many maps a group computes beside its own: `q`, and what fills up the last eight.
 
         Kernels of CPUs and tensor cores compute maps in eights, and are slower at a remainder than
         at a few more; a group of few maps would pay more than it gains.
         """
-        return self.rank + (-(maps + self.rank) % 8 if self.geometry.groups == 1 else 0)
+        surplus = -(self.maps + self.rank) % 8 if self.geometry.groups == 1 else 0
+        return self.rank + surplus
 
 
 class _Convolve(torch.autograd.Function):
@@ -194,72 +241,15 @@ class _Convolve(torch.autograd.Function):
         layer: LeanConvolution = ctx.layer
         _, pieces, kept = ctx.saved_tensors
         _, x_wanted, core_wanted, beta_wanted, residual_wanted = ctx.needs_input_grad
+        scale = layer.scale()
         g = layer.activation.backward(inner(grad), pieces).contiguous()  # (N, H, W, O)
         # the small sums first, while g is in the cache
-        core = layer.core_gradient(g, kept) if core_wanted else None
+        core = layer.core_gradient(g, kept, scale) if core_wanted else None
         beta = rows(g).sum(0) if beta_wanted else None
         dx = None
         if x_wanted:
-            scale = None if layer.norm is None else layer.norm.scale()
-            dx = layer.geometry.input_gradient(outer(g), layer.filters(scale), ctx.size)
+            beside = layer.inputs_beside(g)
+            filters = layer.filters(scale, inputs_beside=beside)
+            dx = layer.geometry.input_gradient(outer(g), filters, ctx.size)
+            dx = dx[:, : dx.shape[1] - beside]
         return None, dx, core, beta, outer(g) if residual_wanted else None
-
-
-@dataclass(eq=False)
-class LeanPointwise:
-    """A batch norm or an activation that follows no convolution, or one after the other.
-
-    Attributes:
-        norm: the batch norm, of which nothing is kept.
-        activation: of which its own least is kept.
-    """
-
-    norm: Norm | None = None
-    activation: Activation = IDENTITY
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Of the shape of x, `(N, C, *L)`."""
-        flat = x.ndim == 3
-        pixels = image(x) if flat or x.ndim == 4 else x
-        beta = None if self.norm is None else self.norm.beta
-        y: Tensor
-        if torch.is_grad_enabled():
-            y = _Pointwise.apply(self, pixels, beta)  # type: ignore[no-untyped-call]
-        else:
-            y = outer(self.activation.infer(self.shifted(inner(pixels))))
-        return y.squeeze(2) if flat else y
-
-    def shifted(self, x: Tensor) -> Tensor:
-        """What the activation gets of `x (N, H, W, C)`, a tensor of its own."""
-        if self.norm is None:
-            return x.clone(memory_format=torch.contiguous_format)
-        scale = self.norm.scale()
-        return torch.addcmul(self.norm.shift(scale), x, scale)
-
-
-class _Pointwise(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, layer: LeanPointwise, x: Tensor, beta: Tensor | None) -> Tensor:
-        z = layer.shifted(inner(x))
-        if not any(ctx.needs_input_grad):
-            return outer(layer.activation.infer(z))
-        y, pieces = layer.activation.forward(z)
-        ctx.layer = layer
-        ctx.save_for_backward(pieces)
-        return outer(y)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        layer: LeanPointwise = ctx.layer
-        (pieces,) = ctx.saved_tensors
-        _, x_wanted, beta_wanted = ctx.needs_input_grad
-        g = layer.activation.backward(inner(grad), pieces)
-        beta = rows(g).sum(0) if beta_wanted else None
-        scaled = g if layer.norm is None else g * layer.norm.scale()
-        return None, outer(scaled) if x_wanted else None, beta
-
-
-def _planar(kernel: Tensor) -> Tensor:
-    """`(O, I, Kh, Kw)` of a kernel of one or two dimensions."""
-    return kernel.unsqueeze(2) if kernel.ndim == 3 else kernel

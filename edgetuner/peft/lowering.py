@@ -19,9 +19,10 @@ from edgetuner.errors import ModelError
 from edgetuner.peft.activation import IDENTITY, Activation, activation_of
 from edgetuner.peft.capture import module_at, shape, summands
 from edgetuner.peft.geometry import Geometry
-from edgetuner.peft.lean import LeanConvolution, LeanPointwise
+from edgetuner.peft.lean import LeanConvolution
 from edgetuner.peft.lora_edge import LowRankUpdate
 from edgetuner.peft.norm import Norm
+from edgetuner.peft.pointwise import LeanPointwise
 from edgetuner.peft.pooling import LeanAvgPool, LeanMaxPool, mean_pool
 from edgetuner.peft.program import Program, Step
 

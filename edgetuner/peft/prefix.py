@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from edgetuner.errors import ModelError
-from edgetuner.peft.lean import LeanConvolution, LeanPointwise
+from edgetuner.peft.lean import LeanConvolution
 from edgetuner.peft.lean_lora_edge import LeanLoraEdge
 from edgetuner.peft.lowering import Attribute
+from edgetuner.peft.pointwise import LeanPointwise
 from edgetuner.peft.program import Program, Step
 
 

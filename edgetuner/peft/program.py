@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
+from edgetuner.peft.layout import maps_innermost
+
 Values = dict[Node, Any]
 
 
@@ -56,14 +58,14 @@ class Program:
 
     def __call__(self, x: Tensor) -> Tensor:
         """What the captured module answers."""
-        values = {self.source: x}
+        values = {self.source: _laid_out(x)}
         _run(self._whole, values)
         logits: Tensor = values[self.result]
         return logits
 
     def walk(self, x: Tensor) -> Iterator[Step]:
         """As a call, step by step: yields each after it was taken."""
-        values = {self.source: x}
+        values = {self.source: _laid_out(x)}
         for pair in self._whole:
             _run([pair], values)
             yield pair[0]
@@ -85,7 +87,7 @@ class Program:
 
     def prefix(self, x: Tensor) -> tuple[Tensor, ...]:
         """The values at the border, of an input `(N, C, T)`."""
-        values = {self.source: x}
+        values = {self.source: _laid_out(x)}
         _run(self._before, values)
         return tuple(values[node] for node in self.border)
 
@@ -107,6 +109,11 @@ class Program:
     @cached_property
     def _after(self) -> list[tuple[Step, list[Node]]]:
         return _with_deaths([step for step in self.steps if step.trained], (self.result,))
+
+
+def _laid_out(x: Tensor) -> Tensor:
+    # once, and not in each step that reads it
+    return maps_innermost(x) if x.ndim in (3, 4) else x
 
 
 def _with_deaths(steps: Iterable[Step], wanted: Iterable[Node]) -> list[tuple[Step, list[Node]]]:

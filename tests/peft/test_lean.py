@@ -8,9 +8,10 @@ from torch import nn  # noqa: E402
 
 from edgetuner.peft.activation import IDENTITY, RELU, activation_of  # noqa: E402
 from edgetuner.peft.geometry import Geometry  # noqa: E402
-from edgetuner.peft.lean import LeanConvolution, LeanPointwise  # noqa: E402
+from edgetuner.peft.lean import LeanConvolution  # noqa: E402
 from edgetuner.peft.lora_edge import LowRankUpdate  # noqa: E402
 from edgetuner.peft.norm import Norm  # noqa: E402
+from edgetuner.peft.pointwise import LeanPointwise  # noqa: E402
 
 ALPHA = 0.7
 ACTIVATIONS = (
@@ -216,3 +217,21 @@ def test_eight_bits_of_a_smooth_derivative_err_by_half_a_step(activation):
     assert torch.equal(value, activation(z))
     error = (smooth.backward(torch.ones_like(z), kept) - exact).abs().max()
     assert float(error) <= (smooth.high - smooth.low) / 510 + 1e-6
+
+
+def test_maps_that_are_computed_beside_the_own_ones_change_nothing():
+    # 32 divides the maps, and the kernel is long: the input's gradient gets eight more
+    conv = nn.Conv1d(128, 64, 5, padding=2, bias=False).requires_grad_(False)
+    update = LowRankUpdate(64, torch.randn(2, 128, 5))
+    nn.init.normal_(update.core)
+    layer = LeanConvolution(conv, Geometry.of(conv), activation=RELU, update=update)
+    x = torch.randn(3, 128, 9, requires_grad=True)
+    assert layer.inputs_beside(x) == 8
+    expected = torch.relu(nn.functional.conv1d(x, conv.weight + update(), padding=2))
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-3)
+    wanted = [x, update.core]
+    theirs = torch.autograd.grad(expected.sum(), wanted)
+    ours = torch.autograd.grad(layer(x).sum(), wanted)
+    for mine, their in zip(ours, theirs, strict=True):
+        assert mine.shape == their.shape
+        torch.testing.assert_close(mine, their, rtol=1e-3, atol=1e-2)

@@ -1,0 +1,43 @@
+import platform
+import resource
+import subprocess
+import sys
+
+import pytest
+
+CHILD = """
+import ctypes, resource, sys
+from edgetuner.heap import keep_freed_memory
+
+def faults_of(rounds):
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    libc.malloc.argtypes, libc.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(rounds):
+        block = libc.malloc(size)
+        ctypes.memset(block, 1, size)
+        libc.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+size = 4 * 1024 * 1024
+kept = len(sys.argv) > 1 and keep_freed_memory()
+faults_of(1)
+print(int(kept), faults_of(20))
+"""
+
+
+def faults(*arguments):
+    result = subprocess.run(
+        [sys.executable, "-c", CHILD, *arguments], capture_output=True, text=True, check=True
+    )
+    kept, count = result.stdout.split()
+    return kept == "1", int(count)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_a_freed_block_is_taken_again_without_a_page_fault():
+    kept, count = faults("keep")
+    assert kept
+    page = resource.getpagesize()
+    assert count < 4 * 1024 * 1024 // page  # of twenty blocks: fewer than one block has pages
