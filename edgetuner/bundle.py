@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 
+from edgetuner.config import FACTORY_PATTERN
 from edgetuner.errors import BundleError
 
 SCHEMA_VERSION = 1
@@ -63,7 +64,7 @@ class Backbone(_Strict):
     name: str | None = Field(default=None, description="key in edgetuner.models.BACKBONES")
     factory: str | None = Field(
         default=None,
-        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        pattern=FACTORY_PATTERN,
         description="package.module:callable; imported only where the configuration allows it",
     )
     args: dict[str, Any] = Field(default_factory=dict, description="further keyword arguments")

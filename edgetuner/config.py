@@ -20,6 +20,8 @@ from edgetuner.errors import ConfigError
 Rung = Literal["statistics", "head", "cores"]
 Source = Literal["jtop", "sysfs", "host", "simulated"]
 
+# Of what a bundle may name too. Nothing of this form can be taken for an option.
+FACTORY_PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|min|h|d)$")
 _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -33,6 +35,7 @@ def _seconds(value: Any) -> Any:
 
 _S = TypeVar("_S", bound="_Section")
 Seconds = Annotated[float, BeforeValidator(_seconds)]
+FactoryName = Annotated[str, Field(pattern=FACTORY_PATTERN)]
 
 
 class _Section(BaseModel):
@@ -127,7 +130,7 @@ class InferenceConfig(_Section):
         default=64, ge=1, description="windows predicted together, over all streams"
     )
     threads: int = Field(default=1, ge=1, description="CPU threads of one prediction")
-    allow_factories: tuple[str, ...] = Field(
+    allow_factories: tuple[FactoryName, ...] = Field(
         default=(), description="package.module:callable names a bundle may build its model with"
     )
 

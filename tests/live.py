@@ -116,6 +116,7 @@ class Live:
         settings: put over `SETTINGS`.
         environment: further variables of the process.
         keys: the operator's CURVE key files, as `Operator` takes them.
+        program: what the interpreter is given before the command line.
     """
 
     def __init__(
@@ -124,8 +125,10 @@ class Live:
         settings: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
         keys: Mapping[str, Path] | None = None,
+        program: Sequence[str] = ("-m", "edgetuner"),
     ) -> None:
         self._keys = keys or {}
+        self._program = program
         self.folder = Path(tempfile.mkdtemp(prefix="et-"))
         self.config_path = self.folder / "edgetuner.yaml"
         self.log = self.folder / "log.txt"
@@ -178,7 +181,7 @@ class Live:
         """Starts the process, and does not wait for it."""
         with self.log.open("ab") as log, self.errors.open("ab") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "edgetuner", "run", "-c", os.fspath(self.config_path)],
+                [sys.executable, *self._program, "run", "-c", os.fspath(self.config_path)],
                 stdout=log,
                 stderr=errors,
                 env=self._environment,

@@ -130,6 +130,8 @@ def test_an_unknown_key_is_named(raw: dict[str, Any], field: str, hint: str) -> 
         ({"adapt": {"max_temperature_c": float("nan")}}, "adapt.max_temperature_c", None),
         ({"adapt": {"deadline_s": float("inf")}}, "adapt.deadline_s", float("inf")),
         ({"store": {"durability": "most"}}, "store.durability", "most"),
+        ({"inference": {"allow_factories": ["a.b"]}}, "inference.allow_factories.0", "a.b"),
+        ({"inference": {"allow_factories": ["-a:b"]}}, "inference.allow_factories.0", "-a:b"),
         ({"telemetry": {"sources": ["gpu"]}}, "telemetry.sources.0", "gpu"),
         ({"state_dir": 5}, "state_dir", 5),
         ({"adapt": 5}, "adapt", 5),

@@ -249,3 +249,25 @@ def test_the_child_dies_with_the_service(live: Live) -> None:
         assert select.select([handle], [], [], PATIENCE_S)[0], "the child outlives the service"
     finally:
         os.close(handle)
+
+
+# As if the two had grown apart: the coordinator calls what takes fewer arguments.
+FAULTY = """
+import sys
+from edgetuner.adapt import coordinator
+from edgetuner.cli import main
+
+coordinator.train = lambda job: None
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_fault_of_our_own_ends_the_service_and_says_where(wave_bundle: Path) -> None:
+    with Live(wave_bundle, program=("-c", FAULTY)) as live, live.client() as client:
+        sensor = Sensor(client)
+        sensor.label(sensor.publish(45))
+        live.call("adapt")
+        assert live.process is not None
+        assert live.process.wait(PATIENCE_S) == 1, "so that systemd starts it again"
+        said = live.errors.read_text()
+        assert "TypeError" in said and "coordinator.py" in said

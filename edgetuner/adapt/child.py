@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,25 @@ _MB = 1024 * 1024
 Progress = Callable[[dict[str, Any]], None]
 
 
-async def train(job: Job, progress: Progress) -> dict[str, Any]:
+async def train(
+    job: Job, progress: Progress, allow_factories: Sequence[str] = ()
+) -> dict[str, Any]:
     """Runs the job in a process of its own and returns its result.
 
     Cancelling this coroutine kills the process.
+
+    Args:
+        job: what is to be done.
+        progress: is given what the process says of itself, one dictionary at a time.
+        allow_factories: names of model factories that the operator trusts; from the configuration,
+            which has checked their form.
 
     Raises:
         BudgetError: it was killed for its memory or its time.
         AdaptationError: it ended without a candidate.
     """
     settings = job.ask.settings
-    process = await _start(job)
+    process = await _start(job, allow_factories)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.setpriority(os.PRIO_PROCESS, process.pid, settings.nice)
     watch = [
@@ -63,11 +71,13 @@ async def train(job: Job, progress: Progress) -> dict[str, Any]:
     return _result(job, process.returncode)
 
 
-async def _start(job: Job) -> asyncio.subprocess.Process:
+async def _start(job: Job, allow_factories: Sequence[str]) -> asyncio.subprocess.Process:
+    # Written as one word each, so that none can be read as an option of its own.
+    allowed = [f"--allow-factory={name}" for name in allow_factories]
     try:
         with (job.path / jobs.LOG).open("wb") as log:
             return await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "edgetuner.adapt.worker", os.fspath(job.path)),
+                *(sys.executable, "-m", "edgetuner.adapt.worker", os.fspath(job.path), *allowed),
                 stdin=asyncio.subprocess.PIPE,  # its end tells the child that we are gone
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
@@ -120,7 +130,10 @@ def _resident_bytes(pid: int) -> int | None:
 
 def _environment(threads: int) -> dict[str, str]:
     env = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
-    return env | {"OMP_NUM_THREADS": str(threads)}
+    # `-m` would look for every module in the current folder first, and that is the state directory
+    # of an installed service: what lies there is data. So the child finds edgetuner where it is
+    # installed, or on PYTHONPATH. Python 3.10 ignores the variable and looks there all the same.
+    return env | {"OMP_NUM_THREADS": str(threads), "PYTHONSAFEPATH": "1"}
 
 
 def _result(job: Job, code: int | None) -> dict[str, Any]:

@@ -313,7 +313,6 @@ class Coordinator:
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             why=why,
             settings=config.adapt,
-            allow_factories=config.inference.allow_factories,
         )
         base = self._registry.path(self._pipeline.version.id)
         # Before, and not after: on a board without a clock the newest job may have the oldest name.
@@ -324,7 +323,8 @@ class Coordinator:
         self._stop_if_paused(job)
         self._telemetry.phase("train")
         before = self._telemetry.energy_j().get("train", 0.0)
-        training = self._training = asyncio.create_task(train(job, self._on_progress))
+        allowed = self._config().inference.allow_factories
+        training = self._training = asyncio.create_task(train(job, self._on_progress, allowed))
         try:
             await asyncio.wait([training])
             if training.cancelled():

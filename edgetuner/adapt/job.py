@@ -8,7 +8,10 @@ desk.
     result.json           what came of it: rungs, evidence, times, or the error
     candidate/            the new version, a whole bundle
 
-`python -m edgetuner.adapt.worker JOB` does the work again, on any machine with torch.
+`python -m edgetuner.adapt.worker JOB` does the work again, on any machine with torch. A job folder
+is data, as a bundle is: it may come from elsewhere, so it cannot say which code is to be trusted.
+Where its base names a factory of the user's own, whoever replays it allows that one by
+`--allow-factory NAME`.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from typing import Any, Final
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 
 from edgetuner.config import AdaptConfig
@@ -84,7 +87,16 @@ class Ask(BaseModel):
     calibration: dict[str, float] = Field(
         default_factory=dict, description="how the candidate's drift thresholds are calibrated"
     )
-    allow_factories: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _vouching_for_nothing(cls, values: Any) -> Any:
+        """Leaves out the factories that an older version wrote down: those jobs can still be read,
+        but no job folder says what may be imported.
+        """
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if name != "allow_factories"}
 
 
 @dataclass(frozen=True)

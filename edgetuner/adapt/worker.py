@@ -1,24 +1,29 @@
 """The training process: one job in, one candidate out, then gone, and its memory with it.
 
-    python -m edgetuner.adapt.worker JOB
+    python -m edgetuner.adapt.worker JOB [--allow-factory NAME ...]
 
 It says what it does on standard output, one JSON object a line, and leaves `result.json` and
 `candidate/` in the job directory. It ends at once when its standard input closes, so it never
 outlives the service.
+
+Which factories may be imported is said by whoever starts it, never by the job.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
+import re
 import resource
 import stat
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -29,9 +34,10 @@ from edgetuner.adapt import job as jobs
 from edgetuner.adapt.job import Job, Windows
 from edgetuner.adapt.ladder import Climbed, Material, choose, climb
 from edgetuner.bundle import Bundle, Tensors, describe, write_bundle
+from edgetuner.config import FACTORY_PATTERN
 from edgetuner.drift.calibrate import MIN_WINDOWS, calibrate
 from edgetuner.drift.conformal import Reference
-from edgetuner.errors import AdaptationError, EdgetunerError
+from edgetuner.errors import AdaptationError, EdgetunerError, UsageError
 from edgetuner.factories import build_module
 from edgetuner.heap import keep_freed_memory
 from edgetuner.models import embed
@@ -40,8 +46,19 @@ _CHUNK = 64
 _LEAST = 3  # windows of a class that its place among the embeddings is told from
 
 
-def run(job: Job) -> dict[str, Any]:
+class _Parser(argparse.ArgumentParser):
+    """Complains in one line, with the exit code of sysexits."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, remedy=f"see `{self.prog} --help`")
+
+
+def run(job: Job, allow_factories: Sequence[str] = ()) -> dict[str, Any]:
     """Does the job and returns what goes into `result.json`.
+
+    Args:
+        job: data, wherever it came from.
+        allow_factories: names of model factories that the caller trusts.
 
     Raises:
         EdgetunerError: no candidate; the message says why.
@@ -51,7 +68,7 @@ def run(job: Job) -> dict[str, Any]:
     torch.manual_seed(settings.seed)
     start = time.perf_counter()
     base = Bundle.load(job.path / jobs.BASE)
-    module = build_module(base, job.ask.allow_factories)
+    module = build_module(base, allow_factories)
     windows = job.windows()
     material = _material(base, windows)
     climbed = climb(module, material, settings, _report)
@@ -80,14 +97,19 @@ def run(job: Job) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; 0 with a candidate, the error's own exit code without."""
-    path = Path((argv if argv is not None else sys.argv[1:])[0])
+    try:
+        options = _parser().parse_args(argv)
+    except UsageError as error:  # there is no job to leave it in
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    path: Path = options.job
     _make_expendable()
     keep_freed_memory()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         job = Job.open(path)
         try:
-            job.write_result(run(job))
+            job.write_result(run(job, options.allow_factories))
         except (
             RuntimeError,
             MemoryError,
@@ -102,6 +124,32 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m edgetuner.adapt.worker",
+        description="Does an adaptation, or does it again.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("job", type=Path, metavar="JOB", help="its folder")
+    parser.add_argument(
+        "--allow-factory",
+        dest="allow_factories",
+        action="append",
+        type=_factory,
+        default=[],
+        metavar="NAME",
+        help="package.module:callable that the job's base may build its model with; "
+        "it is imported and run, so name only what you trust",
+    )
+    return parser
+
+
+def _factory(text: str) -> str:
+    if re.fullmatch(FACTORY_PATTERN, text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form package.module:callable")
+    return text
 
 
 def _material(base: Bundle, windows: Windows) -> Material:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from edgetuner.adapt import job as jobs
 from edgetuner.adapt.job import Ask, Job
 from edgetuner.config import AdaptConfig
 from edgetuner.errors import AdaptationError, BudgetError
+from tests.awaiting import before_its_end
+from tests.live import ROOT
 
 SETTINGS = AdaptConfig(deadline_s=30, nice=7, threads=3)
 FOR_EVER = "read -r line"  # until standard input closes
@@ -38,9 +41,9 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return make
 
 
-def train(job: Job) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def train(job: Job, *allowed: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     told: list[dict[str, Any]] = []
-    return asyncio.run(child.train(job, told.append)), told
+    return asyncio.run(child.train(job, told.append, allowed)), told
 
 
 RESULT = """echo '{"version": "a1"}' > $3/result.json"""
@@ -59,18 +62,48 @@ def test_noise_on_its_output_is_passed_over(stand_in: Any) -> None:
     assert result == {"version": "a1"} and told == [{"job": "j", "rung": "cores"}]
 
 
-def test_it_is_nice_and_knows_its_threads_and_not_systemd(
+def test_it_is_nice_and_knows_its_threads_and_its_path_and_not_systemd(
     stand_in: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
+    monkeypatch.setenv("PYTHONPATH", "/mine")
     # It reads its own niceness until that has been set: the service sets it after the start.
     script = (
         "until [ $(nice) = 7 ]; do :; done\n"
-        """echo "{\\"threads\\": \\"$OMP_NUM_THREADS\\", \\"notify\\": \\"$NOTIFY_SOCKET\\"}"\n"""
+        """echo "{\\"threads\\": \\"$OMP_NUM_THREADS\\", \\"notify\\": \\"$NOTIFY_SOCKET\\","\\\n"""
+        """"\\"safe\\": \\"$PYTHONSAFEPATH\\", \\"path\\": \\"$PYTHONPATH\\"}"\n"""
         f"{RESULT}"
     )
     _, told = train(stand_in(script))
-    assert told == [{"job": "j", "threads": "3", "notify": ""}]
+    assert told == [{"job": "j", "threads": "3", "notify": "", "safe": "1", "path": "/mine"}]
+
+
+def test_it_is_told_which_factories_the_operator_allows(stand_in: Any) -> None:
+    script = f"""for word; do echo "{{\\"word\\": \\"$word\\"}}"; done\n{RESULT}"""
+    for allowed in ((), ("mine.nets:make", "other:make")):
+        job = stand_in(script)
+        _, told = train(job, *allowed)
+        assert [line["word"] for line in told] == [
+            *("-m", "edgetuner.adapt.worker", os.fspath(job.path)),
+            *(f"--allow-factory={name}" for name in allowed),
+        ]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no safe path")
+def test_nothing_is_imported_from_the_folder_that_the_service_stands_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, job, trace = tmp_path / "state", tmp_path / "job", tmp_path / "imported"
+    state.mkdir()
+    job.mkdir()
+    for name in ("edgetuner", "json", "numpy"):
+        (state / f"{name}.py").write_text(f"open({os.fspath(trace)!r}, 'w').close()\n")
+    monkeypatch.chdir(state)
+    monkeypatch.setenv("PYTHONPATH", os.fspath(ROOT))
+    with pytest.raises(AdaptationError):  # there is no base
+        train(Job(job, Ask(job="j", created="", why="", settings=SETTINGS)))
+    assert not trace.exists()
+    assert "No module named 'edgetuner" not in (job / jobs.LOG).read_text()
 
 
 @pytest.mark.parametrize(
@@ -125,7 +158,7 @@ def test_cancelling_kills_it(stand_in: Any) -> None:
     async def scene() -> int:
         told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         task = asyncio.create_task(child.train(job, told.put_nowait))
-        pid = (await told.get())["pid"]
+        pid = (await before_its_end(task, told.get()))["pid"]
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

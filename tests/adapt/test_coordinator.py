@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from edgetuner.registry import Aliases, Registry  # noqa: E402
 from edgetuner.store import Entry, LabelEntry, Store  # noqa: E402
 from edgetuner.telemetry import open_telemetry  # noqa: E402
 from tests import waves  # noqa: E402
-from tests.live import merged  # noqa: E402
+from tests.awaiting import before_its_end  # noqa: E402
+from tests.live import PATIENCE_S, merged  # noqa: E402
 
 KEY = StreamKey("c", "s")
 SETTINGS = {
@@ -53,6 +54,7 @@ class Stage:
         self.registry.start_champion(self.registry.add(base))
         self.champion = pipeline.version.id
         self.trainings: list[Job] = []
+        self.allowed: list[tuple[str, ...]] = []
         self.outcome: Exception | None = None
         self.seq = 0
         self.coordinator = Coordinator(
@@ -65,9 +67,15 @@ class Stage:
             clock=lambda: self.now,
         )
 
-    async def train(self, job: Job, progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    async def train(
+        self,
+        job: Job,
+        progress: Callable[[dict[str, Any]], None],
+        allow_factories: Sequence[str],
+    ) -> dict[str, Any]:
         """In place of the child: turns the head by one class."""
         self.trainings.append(job)
+        self.allowed.append(tuple(allow_factories))
         progress({"job": job.ask.job, "rung": "head"})
         if self.outcome is not None:
             raise self.outcome
@@ -303,7 +311,7 @@ def test_a_pause_ends_the_training_and_holds_until_resumed(
     async def scene(stage: Stage) -> None:
         training = asyncio.Event()
 
-        async def endless(job: Job, progress: Any) -> dict[str, Any]:
+        async def endless(job: Job, progress: Any, allowed: Any) -> dict[str, Any]:
             training.set()
             await asyncio.Event().wait()
             return {}
@@ -312,7 +320,7 @@ def test_a_pause_ends_the_training_and_holds_until_resumed(
         await stage.see(36)
         stage.drift()
         under_way = asyncio.create_task(stage.coordinator.consider())
-        await training.wait()
+        await before_its_end(under_way, training.wait())
         with pytest.raises(BusyError):
             stage.coordinator.request("again")
         stage.coordinator.pause()
@@ -336,7 +344,7 @@ def test_the_end_of_the_service_ends_the_training(
     async def scene(stage: Stage) -> None:
         training, ended = asyncio.Event(), asyncio.Event()
 
-        async def endless(job: Job, progress: Any) -> dict[str, Any]:
+        async def endless(job: Job, progress: Any, allowed: Any) -> dict[str, Any]:
             training.set()
             try:
                 await asyncio.Event().wait()
@@ -348,11 +356,50 @@ def test_the_end_of_the_service_ends_the_training(
         await stage.see(36)
         stage.drift()
         task = asyncio.create_task(stage.coordinator.run())
-        await training.wait()
+        await before_its_end(task, training.wait())
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert ended.is_set()
+
+    play(scene)
+
+
+def test_the_training_gets_the_factories_that_the_operator_allows_now(
+    play: Callable[..., None],
+) -> None:
+    async def scene(stage: Stage) -> None:
+        stage.outcome = AdaptationError("no luck")
+        await stage.see(36)
+        stage.coordinator.request("")
+        await stage.coordinator.consider()
+        stage.config = Config.model_validate(
+            merged(stage.config.model_dump(), {"inference": {"allow_factories": ["other:make"]}})
+        )
+        stage.coordinator.request("")
+        await stage.coordinator.consider()
+        assert stage.allowed == [("mine.nets:make",), ("other:make",)]
+        for job in stage.trainings:
+            assert "make" not in (job.path / jobs.JOB).read_text(), "the job vouches for nothing"
+
+    play(scene, inference={"allow_factories": ["mine.nets:make"]})
+
+
+def test_a_fault_of_our_own_ends_the_coordinator_with_its_error(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(stage: Stage) -> None:
+        async def outdated(job: Job) -> dict[str, Any]:
+            return {}
+
+        monkeypatch.setattr(module, "train", outdated)
+        await stage.see(36)
+        stage.drift()
+        with pytest.raises(TypeError, match="outdated"):
+            await asyncio.wait_for(stage.coordinator.run(), PATIENCE_S)
+        assert stage.pipeline.version.id == stage.champion
+        loaded = await stage.coordinator.promote(stage.champion, "by hand")
+        assert loaded == stage.champion, "and it holds no lock"
 
     play(scene)
 
@@ -364,16 +411,16 @@ def test_operators_do_not_wait_for_a_training(
         monkeypatch.setattr(module, "_PATIENCE_S", 0.01)
         training, finish = asyncio.Event(), asyncio.Event()
 
-        async def slow(job: Job, progress: Any) -> dict[str, Any]:
+        async def slow(job: Job, progress: Any, allowed: Any) -> dict[str, Any]:
             training.set()
             await finish.wait()
-            return await stage.train(job, progress)
+            return await stage.train(job, progress, allowed)
 
         monkeypatch.setattr(module, "train", slow)
         await stage.see(36)
         stage.drift()
         under_way = asyncio.create_task(stage.coordinator.consider())
-        await training.wait()
+        await before_its_end(under_way, training.wait())
         with pytest.raises(BusyError, match="pause"):
             await stage.coordinator.promote(stage.champion, "")
         with pytest.raises(BusyError):
@@ -408,7 +455,7 @@ def test_a_full_disk_stops_no_service_and_moves_nothing(
         with monkeypatch.context() as patch:
             patch.setattr(Registry, "_move", full)
             task = asyncio.create_task(stage.coordinator.run())
-            await told.wait()
+            await before_its_end(task, told.wait())
             assert stage.told("trouble")["error"]["code"] == "store"
             assert stage.pipeline.version.id == candidate
             assert stage.coordinator.state == "probation"
@@ -417,7 +464,7 @@ def test_a_full_disk_stops_no_service_and_moves_nothing(
             assert stage.pipeline.version.id == candidate, "disk and memory agree"
         told.clear()
         stage.coordinator.on_labels()
-        await told.wait()
+        await before_its_end(task, told.wait())
         task.cancel()
         assert stage.events()[-1] == "promoted" and stage.events().count("trouble") == 1
 

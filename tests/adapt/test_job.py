@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,20 @@ def test_both_sides_read_the_same_job(tmp_path: Path, base: Path) -> None:
         assert got.dtype == array.dtype and np.array_equal(got, array)
 
 
+def test_a_job_of_an_older_version_is_read_without_its_list_of_factories(
+    tmp_path: Path, base: Path
+) -> None:
+    job = Job.create(tmp_path / "jobs", ask(), base, windows())
+    asked = json.loads((job.path / jobs.JOB).read_text())
+    assert "allow_factories" not in asked
+    (job.path / jobs.JOB).write_text(json.dumps({**asked, "allow_factories": ["planted:build"]}))
+    read = Job.open(job.path)
+    assert read.ask == job.ask and "planted" not in repr(read.ask)
+    (job.path / jobs.JOB).write_text(json.dumps({**asked, "allow_everything": True}))
+    with pytest.raises(AdaptationError, match="allow_everything"):
+        Job.open(job.path)
+
+
 def test_labelled_and_unlabelled_windows_are_told_apart() -> None:
     x, y = windows().labelled(HOLDOUT)
     assert y.tolist() == [0, 1] and np.array_equal(x, windows().x[3:5])
@@ -65,7 +80,7 @@ def test_a_damaged_job_is_refused(tmp_path: Path, base: Path) -> None:
     (job.path / jobs.WINDOWS).write_bytes(b"\x01" * 50)
     with pytest.raises(AdaptationError, match=r"windows\.safetensors"):
         job.windows()
-    for text in ("", "{}", '{"job": 1}'):
+    for text in ("", "{}", "[]", '{"job": 1}'):
         (job.path / jobs.JOB).write_text(text)
         with pytest.raises(AdaptationError, match="not a job directory"):
             Job.open(job.path)

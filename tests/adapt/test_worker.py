@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +16,9 @@ torch = pytest.importorskip("torch")
 from edgetuner.adapt import job as jobs  # noqa: E402
 from edgetuner.adapt import worker  # noqa: E402
 from edgetuner.adapt.job import HOLDOUT, Job  # noqa: E402
-from edgetuner.bundle import Bundle  # noqa: E402
+from edgetuner.bundle import Backbone, Bundle, write_bundle  # noqa: E402
 from edgetuner.config import AdaptConfig  # noqa: E402
-from edgetuner.errors import BundleError, EdgetunerError  # noqa: E402
+from edgetuner.errors import BundleError, EdgetunerError, ModelError  # noqa: E402
 from edgetuner.inference import ModelVersion  # noqa: E402
 from tests.adapt.material import job, windows  # noqa: E402
 from tests.live import PATIENCE_S, ROOT  # noqa: E402
@@ -86,6 +89,94 @@ def test_the_process_leaves_its_error_where_the_service_looks(
     assert jobs.WINDOWS in line and jobs.WINDOWS in result["error"]["message"]
 
 
+PLANTED = """
+from pathlib import Path
+from edgetuner.models import small_cnn as build
+
+Path(__file__).with_name("imported").touch()
+"""
+FACTORY = "planted:build"
+
+
+@pytest.fixture
+def planted(tmp_path: Path, wave_bundle: Path) -> Job:
+    """A job from elsewhere: its base names a factory, and its job.json vouches for it.
+
+    The module `planted` lies in the folder `plants` and leaves a file `imported` beside itself.
+    """
+    plants = tmp_path / "plants"
+    plants.mkdir()
+    (plants / "planted.py").write_text(PLANTED)
+    base = Bundle.load(wave_bundle)
+    backbone = Backbone(factory=FACTORY, args={"width": 8})
+    about = base.manifest.description.model_copy(update={"backbone": backbone})
+    made = job(tmp_path / "jobs", write_bundle(tmp_path / "base", replace(base), about).path)
+    asked = json.loads((made.path / jobs.JOB).read_text())
+    (made.path / jobs.JOB).write_text(json.dumps({**asked, "allow_factories": [FACTORY]}))
+    return Job.open(made.path)
+
+
+def replayed(made: Job, *options: str) -> subprocess.CompletedProcess[str]:
+    """The worker at a desk, where the plants can be imported."""
+    plants = made.path.parents[1] / "plants"
+    path = os.pathsep.join([os.fspath(ROOT), os.fspath(plants)])
+    return subprocess.run(
+        [sys.executable, "-m", "edgetuner.adapt.worker", str(made.path), *options],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=plants,
+        env={**os.environ, "PYTHONPATH": path},
+        timeout=PATIENCE_S,
+    )
+
+
+def test_a_job_cannot_vouch_for_code_but_whoever_replays_it_can(planted: Job) -> None:
+    imported = planted.path.parents[1] / "plants" / "imported"
+    for options in ((), ("--allow-factory", "planted:other")):
+        done = replayed(planted, *options)
+        assert done.returncode == ModelError.exit_code
+        assert FACTORY in done.stderr and "--allow-factory" in done.stderr
+        result = planted.result()
+        assert result is not None and result["error"]["code"] == "model"
+        assert not imported.exists() and not (planted.path / jobs.CANDIDATE).exists()
+    done = replayed(planted, "--allow-factory", "some.other:make", f"--allow-factory={FACTORY}")
+    assert done.returncode == 0, done.stderr
+    assert imported.exists() and Bundle.load(planted.path / jobs.CANDIDATE)
+
+
+def test_a_job_is_run_without_any_factory_unless_the_caller_names_it(planted: Job) -> None:
+    with pytest.raises(ModelError, match="not an allowed factory"):
+        worker.run(planted)
+    assert "planted" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "JOB"),
+        (["one", "two"], "two"),
+        (["job", "--allow-factory"], "--allow-factory"),
+        (["job", "--allow", FACTORY], "--allow"),
+        (["job", "--allow-factory", "planted"], "'planted' is not of the form"),
+        (["job", "--allow-factory=--help"], "'--help' is not of the form"),
+        (["job", "--allow-factory", f"{FACTORY}\n"], "is not of the form"),
+    ],
+)
+def test_a_wrong_call_is_told_with_the_exit_code_of_usage(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert worker.main(arguments) == 64
+    said = capsys.readouterr()
+    assert message in said.err and "--help" in said.err and said.err.count("\n") == 1
+    assert said.out == "" and list(tmp_path.iterdir()) == []
+
+
 def test_an_error_without_a_message_is_told_by_its_name(
     tmp_path: Path,
     wave_bundle: Path,
@@ -94,7 +185,7 @@ def test_an_error_without_a_message_is_told_by_its_name(
 ) -> None:
     made = job(tmp_path, wave_bundle)
 
-    def out_of_memory(_: Job) -> None:
+    def out_of_memory(*_: Any) -> None:
         raise MemoryError
 
     monkeypatch.setattr(worker, "run", out_of_memory)
