@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -6,6 +8,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from edgetuner.errors import ModelError  # noqa: E402
+from edgetuner.peft import tt  # noqa: E402
 from edgetuner.peft.tt import contract, rank_limit, suffix, tt_svd  # noqa: E402
 
 shapes = st.one_of(
@@ -19,6 +22,50 @@ def kernels(draw):
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     scale = 10.0 ** draw(st.integers(-4, 4))
     return torch.randn(draw(shapes), generator=generator) * scale
+
+
+@st.composite
+def large_kernels(draw, spectra):
+    """A kernel that is sketched up to rank 6, with singular values from `spectra` of its number."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    outputs, inputs = draw(st.integers(33, 80)), draw(st.integers(11, 60))
+    count = min(outputs, 3 * inputs)
+    values = draw(spectra)(torch.arange(count).double())
+    left, right = (
+        torch.linalg.qr(torch.randn(side, count, generator=generator).double()).Q
+        for side in (outputs, 3 * inputs)
+    )
+    return (left * values @ right.T).float().reshape(outputs, inputs, 3)
+
+
+def geometric(ratios):
+    return ratios.map(lambda ratio: lambda k: ratio**k)
+
+
+def power(exponents):
+    return exponents.map(lambda exponent: lambda k: (k + 1) ** -exponent)
+
+
+def step(ranks, heights):
+    return st.tuples(ranks, heights).map(
+        lambda pair: lambda k: torch.where(k < pair[0], 1.0, pair[1]).double()
+    )
+
+
+# decaying in every way, and not at all
+any_spectrum = st.one_of(
+    geometric(st.floats(0.3, 1)),
+    power(st.floats(0, 3)),
+    step(st.integers(1, 6), st.floats(0, 1)),
+)
+
+
+def lost(weight, rank):
+    """What the best approximation of each unfolding loses of it."""
+    unfoldings = (
+        weight.double().reshape(weight.shape[:split].numel(), -1) for split in range(1, weight.ndim)
+    )
+    return [float(torch.linalg.svdvals(m)[rank:].square().sum().sqrt()) for m in unfoldings]
 
 
 def matrix(tensor):
@@ -59,12 +106,8 @@ def test_the_cores_have_the_ranks_asked_for_and_orthonormal_columns(weight, rank
 @given(kernels(), st.integers(1, 9))
 def test_the_error_of_a_train_is_bounded_by_what_each_unfolding_loses(weight, rank):
     cores = tt_svd(weight, rank)
-    lost = 0.0
-    for split in range(1, weight.ndim):
-        unfolding = weight.double().reshape(weight.shape[:split].numel(), -1)
-        lost += float(torch.linalg.svdvals(unfolding)[rank:].square().sum())
     error = torch.linalg.norm(contract(cores).squeeze(0).squeeze(-1).double() - weight.double())
-    assert float(error) <= lost**0.5 + 1e-5 * float(torch.linalg.norm(weight))
+    assert float(error) <= math.hypot(*lost(weight, rank)) + 1e-5 * float(weight.norm())
 
 
 @settings(max_examples=50, deadline=None)
@@ -130,6 +173,61 @@ def test_a_rank_beyond_the_limit_names_the_layer_or_is_clipped(weight, decomposi
     assert caught.value.field == "rank"
     clipped = suffix(weight, limit + 1, decomposition, clip=True)
     assert torch.equal(clipped, suffix(weight, limit, decomposition))
+
+
+@settings(max_examples=50, deadline=None)
+@given(large_kernels(any_spectrum), st.integers(1, 6))
+def test_a_sketched_suffix_loses_hardly_more_than_the_best(weight, rank):
+    basis = torch.linalg.qr(matrix(suffix(weight, rank, "full_suffix")).T).Q
+    error = torch.linalg.norm(matrix(weight) - matrix(weight) @ basis @ basis.T)
+    assert float(error) <= 1.05 * lost(weight, rank)[0] + 1e-6 * float(weight.norm())
+
+
+@settings(max_examples=50, deadline=None)
+@given(large_kernels(any_spectrum), st.integers(1, 6))
+def test_a_sketched_train_loses_hardly_more_than_its_unfoldings(weight, rank):
+    cores = tt_svd(weight, rank)
+    error = torch.linalg.norm(contract(cores).squeeze(0).squeeze(-1).double() - weight.double())
+    assert float(error) <= 1.05 * math.hypot(*lost(weight, rank)) + 1e-5 * float(weight.norm())
+    first = cores[0].squeeze(0).double()
+    torch.testing.assert_close(first.T @ first, torch.eye(rank).double(), atol=1e-5, rtol=0)
+    assert bool((first.gather(0, first.abs().argmax(dim=0, keepdim=True)) > 0).all())
+
+
+@settings(max_examples=50, deadline=None)
+@given(large_kernels(geometric(st.floats(0.3, 0.6))), st.integers(1, 6))
+def test_where_the_spectrum_decays_a_sketched_suffix_is_the_exact_one(weight, rank):
+    u, s, vh = torch.linalg.svd(matrix(weight), full_matrices=False)
+    signs = u.gather(0, u.abs().argmax(dim=0, keepdim=True)).sign().squeeze(0)
+    exact = ((s * signs).unsqueeze(1) * vh)[:rank].reshape(rank, *weight.shape[1:]).float()
+    torch.testing.assert_close(suffix(weight, rank, "full_suffix"), exact, rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(large_kernels(any_spectrum), st.integers(1, 6), st.sampled_from(["tt", "full_suffix"]))
+def test_a_sketched_suffix_is_the_same_every_time(weight, rank, decomposition):
+    first = suffix(weight, rank, decomposition)
+    state = torch.get_rng_state()
+    assert torch.equal(first, suffix(weight.clone(), rank, decomposition))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("kernel", [torch.zeros(64, 32, 3), torch.ones(64, 32, 3)])
+def test_a_kernel_without_as_many_directions_has_a_suffix_all_the_same(kernel):
+    s = suffix(kernel, 4, "full_suffix")
+    first = tt_svd(kernel, 4)[0].squeeze(0)
+    torch.testing.assert_close(first.T @ first, torch.eye(4), atol=1e-5, rtol=0)
+    size = float(kernel.norm())
+    torch.testing.assert_close(matrix(s).norm(dim=1).float(), torch.tensor([size, 0, 0, 0]))
+
+
+def test_a_sketch_is_taken_only_where_it_is_less_than_half_the_matrix(monkeypatch):
+    taken = []
+    sketch = tt._range
+    monkeypatch.setattr(tt, "_range", lambda m, n: taken.append((*m.shape, n)) or sketch(m, n))
+    for outputs in (28, 29, 64):
+        suffix(torch.ones(outputs, 32, 3), 4, "full_suffix")
+    assert taken == [(29, 96, 14), (64, 96, 14)]
 
 
 def test_a_depthwise_kernel_has_a_suffix_shared_by_its_groups():
