@@ -3,8 +3,9 @@
 `manifest.json` says what the model is and gives the SHA-256 of the tensor files beside it:
 `weights.safetensors` (the state dict), `reference.safetensors` (normalisation, drift
 reference, sensor profile) and `exemplars.safetensors` (a few source windows, to measure what an
-adaptation forgets). The version id ends in a hash of the manifest, so a version cannot be altered
-and keep its name.
+adaptation forgets). A fourth, `suffixes.safetensors`, may hold what LoRA-Edge freezes of each
+kernel, so that no adaptation has to take the kernels apart again. The version id ends in a hash of
+the manifest, so a version cannot be altered and keep its name.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import stat
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -33,11 +35,13 @@ from edgetuner.errors import BundleError
 SCHEMA_VERSION = 1
 VERSION_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,40}-[0-9a-f]{12}$"
 MANIFEST = "manifest.json"
-WEIGHTS, REFERENCE, EXEMPLARS = FILES = (
+WEIGHTS, REFERENCE, EXEMPLARS = REQUIRED = (
     "weights.safetensors",
     "reference.safetensors",
     "exemplars.safetensors",
 )
+SUFFIXES = "suffixes.safetensors"  # may be absent
+FILES = (*REQUIRED, SUFFIXES)
 
 Array = NDArray[Any]
 _MAX_MANIFEST_BYTES = 1 << 20
@@ -96,10 +100,10 @@ class Description(_Strict):
 
     @model_validator(mode="after")
     def _distinct(self) -> Description:
-        for field in ("classes", "channels"):
-            names = getattr(self, field)
+        for which in ("classes", "channels"):
+            names = getattr(self, which)
             if len(set(names)) != len(names):
-                raise ValueError(f"{field} must be distinct")
+                raise ValueError(f"{which} must be distinct")
         return self
 
 
@@ -114,8 +118,10 @@ class Manifest(Description):
     @model_validator(mode="after")
     def _exactly_the_files(self) -> Manifest:
         # Names are compared before one is joined to a path: none can point outside the directory.
-        if set(self.files) != set(FILES):
-            raise ValueError(f"files must be exactly {', '.join(FILES)}")
+        if set(self.files) - {SUFFIXES} != set(REQUIRED):
+            raise ValueError(
+                f"files must be exactly {', '.join(REQUIRED)}, with or without {SUFFIXES}"
+            )
         return self
 
     @property
@@ -135,6 +141,10 @@ class Tensors:
         sensor: the arrays of the sensor's profile (`drift.sensor.SensorProfile.to_arrays()`).
         exemplar_x: source windows, raw, float16 (M, C, T), M >= 1.
         exemplar_y: their class indices, int64 (M,).
+        suffixes: the frozen suffixes of kernels `<layer>.weight` (O, I/g, *K) by
+            `<decomposition>/<layer>`, float32 (r, I/g, *K), r from 1 to the lesser side of the
+            kernel as an O x (I/g K) matrix; empty if none are stored. Shapes are checked; that they
+            were computed from these very weights is up to whoever makes the version.
     """
 
     weights: Mapping[str, Array]
@@ -144,9 +154,10 @@ class Tensors:
     sensor: Mapping[str, Array]
     exemplar_x: NDArray[np.float16]
     exemplar_y: NDArray[np.int64]
+    suffixes: Mapping[str, Array] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Bundle(Tensors):
     """A model version that was read from disk and verified in full."""
 
@@ -166,7 +177,11 @@ class Bundle(Tensors):
         """
         path = Path(path)
         manifest = read_manifest(path)
-        tensors = _unpack(*(_read_tensors(path / name, manifest.files[name]) for name in FILES))
+        # What the manifest does not list is not read, whatever lies there.
+        listed = [name for name in FILES if name in manifest.files]
+        tensors = _unpack(
+            {name: _read_tensors(path / name, manifest.files[name]) for name in listed}
+        )
         _check(tensors, manifest, path)
         return cls(**vars(tensors), path=path, manifest=manifest)
 
@@ -242,7 +257,7 @@ def write_bundle(
     """
     out = Path(out)
     _check(tensors, description, out)
-    blobs = dict(zip(FILES, _pack(tensors), strict=True))
+    blobs = _pack(tensors)
     entries = {
         name: FileEntry(sha256=hashlib.sha256(blob).hexdigest(), bytes=len(blob))
         for name, blob in blobs.items()
@@ -265,42 +280,46 @@ def _digest(description: Description, files: Mapping[str, FileEntry]) -> str:
     """12 hex digits over all that makes a version: its description and the hashes of its files."""
     content = {
         "description": description.model_dump(mode="json", include=set(Description.model_fields)),
-        "files": {name: files[name].sha256 for name in FILES},
+        "files": {name: entry.sha256 for name, entry in files.items()},
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _pack(tensors: Tensors) -> tuple[bytes, bytes, bytes]:
+def _pack(tensors: Tensors) -> dict[str, bytes]:
     reference = {
         "mean": tensors.mean,
         "std": tensors.std,
         **{_DRIFT + name: values for name, values in tensors.reference.items()},
         **{_SENSOR + name: values for name, values in tensors.sensor.items()},
     }
-    return (
-        _serialise(tensors.weights, WEIGHTS),
-        _serialise(reference, REFERENCE),
-        _serialise({"x": tensors.exemplar_x, "y": tensors.exemplar_y}, EXEMPLARS),
-    )
+    files: dict[str, Mapping[str, Array]] = {
+        WEIGHTS: tensors.weights,
+        REFERENCE: reference,
+        EXEMPLARS: {"x": tensors.exemplar_x, "y": tensors.exemplar_y},
+    }
+    if tensors.suffixes:
+        files[SUFFIXES] = tensors.suffixes
+    return {name: _serialise(arrays, name) for name, arrays in files.items()}
 
 
-def _unpack(
-    weights: dict[str, Array], reference: dict[str, Array], exemplars: dict[str, Array]
-) -> Tensors:
+def _unpack(files: Mapping[str, dict[str, Array]]) -> Tensors:
+    reference, exemplars = files[REFERENCE], files[EXEMPLARS]
+
     def part(prefix: str) -> dict[str, Array]:
         names = [name for name in reference if name.startswith(prefix)]
         return {name.removeprefix(prefix): reference[name] for name in names}
 
     missing = np.empty(0)  # has no shape that fits, so that the check names what is missing
     return Tensors(
-        weights=weights,
+        weights=files[WEIGHTS],
         mean=reference.get("mean", missing),
         std=reference.get("std", missing),
         reference=part(_DRIFT),
         sensor=part(_SENSOR),
         exemplar_x=exemplars.get("x", missing),
         exemplar_y=exemplars.get("y", missing),
+        suffixes=files.get(SUFFIXES, {}),
     )
 
 
@@ -335,7 +354,8 @@ def _check(tensors: Tensors, description: Description, where: Path) -> None:
                 remedy=f"make it {np.dtype(dtype)} {shape}",
             )
     measured: list[tuple[str, Array]] = [("mean", tensors.mean), ("std", tensors.std)]
-    for name, array in (*measured, ("exemplar_x", x), *tensors.weights.items()):
+    learned = (*tensors.weights.items(), *tensors.suffixes.items())
+    for name, array in (*measured, ("exemplar_x", x), *learned):
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
             raise BundleError(
                 "is not finite", field=f"{where}: {name}", remedy="train the model again"
@@ -345,6 +365,29 @@ def _check(tensors: Tensors, description: Description, where: Path) -> None:
     if y.min() < 0 or y.max() >= k:
         raise BundleError(
             "is no index into classes", field=f"{where}: exemplar_y", remedy=f"use 0 to {k - 1}"
+        )
+    for name, array in tensors.suffixes.items():
+        _check_suffix(name, array, tensors.weights, where)
+
+
+def _check_suffix(name: str, array: Array, weights: Mapping[str, Array], where: Path) -> None:
+    decomposition, _, layer = name.partition("/")
+    kernel = weights.get(f"{layer}.weight")
+    if not decomposition or kernel is None or kernel.ndim < 3:
+        raise BundleError(
+            "is the suffix of no kernel",
+            field=f"{where}: {name}",
+            remedy="name it <decomposition>/<layer>, after a convolution <layer>.weight",
+        )
+    inner = kernel.shape[1:]
+    limit = min(len(kernel), math.prod(inner))
+    fits = array.ndim and array.shape[1:] == inner and 1 <= len(array) <= limit
+    if array.dtype != np.float32 or not fits:
+        raise BundleError(
+            "does not fit its kernel",
+            field=f"{where}: {name}",
+            value=f"{array.dtype} {array.shape}",
+            remedy=f"make it float32 (r, {', '.join(map(str, inner))}), r from 1 to {limit}",
         )
 
 

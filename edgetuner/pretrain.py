@@ -21,13 +21,15 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from edgetuner.augment import Augmentation, triads
-from edgetuner.bundle import Bundle, Description, Tensors, describe, write_bundle
+from edgetuner.bundle import Array, Bundle, Description, Tensors, describe, write_bundle
+from edgetuner.config import AdaptConfig
 from edgetuner.data import Float32, Int64, WindowSet
 from edgetuner.drift import Reference, SensorProfile, calibrate
 from edgetuner.errors import BundleError, DataError
 from edgetuner.factories import load_weights, new_module, weights_of
 from edgetuner.metrics import macro_f1
 from edgetuner.models import embed
+from edgetuner.peft.suffixes import suffixes_of
 
 _CHUNK = 256  # windows a forward pass, to bound memory
 
@@ -302,10 +304,18 @@ def _write(
         sensor=SensorProfile.fit(train.x, train.hz).to_arrays(),
         exemplar_x=_half(chosen),
         exemplar_y=chosen.y,
+        suffixes=_suffixes(module),
     )
     return write_bundle(
         out, tensors, description.model_copy(update={"metrics": metrics}), prefix=prefix
     )
+
+
+def _suffixes(module: nn.Module) -> dict[str, Array]:
+    """Those that an adaptation with the default settings will ask for."""
+    settings = AdaptConfig()
+    suffixes = suffixes_of(module, settings.rank, settings.decomposition)
+    return {name: values.numpy() for name, values in suffixes.items()}
 
 
 @dataclass(frozen=True)

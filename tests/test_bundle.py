@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from dataclasses import fields, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from edgetuner import bundle as bundles
 from edgetuner.bundle import (
     FILES,
     MANIFEST,
+    REQUIRED,
+    SUFFIXES,
     Bundle,
     Description,
     Tensors,
@@ -41,7 +45,15 @@ def tensors() -> Tensors:
         sensor={"low": np.array([-1, -2], np.float32)},
         exemplar_x=rng.normal(size=(6, 2, 8)).astype(np.float16),
         exemplar_y=np.array([0, 0, 1, 1, 2, 2]),
+        suffixes={"tt/conv": rng.normal(size=(2, 2, 3)).astype(np.float32)},
     )
+
+
+def without_suffixes() -> Tensors:
+    return replace(tensors(), suffixes={})
+
+
+SUFFIX = np.ones((2, 2, 3), np.float32)
 
 
 def description(**changes: Any) -> Description:
@@ -73,6 +85,7 @@ def test_everything_comes_back(bundle: Bundle) -> None:
     assert set(loaded.weights) == set(written.weights)
     assert set(loaded.reference) == {"means"}
     assert set(loaded.sensor) == {"low"}
+    assert set(loaded.suffixes) == {"tt/conv"}
     assert loaded.manifest.description == description()
     assert verify(bundle.path) == loaded.manifest == read_manifest(bundle.path)
 
@@ -94,6 +107,53 @@ def test_the_version_follows_from_the_contents(bundle: Bundle, tmp_path: Path) -
     assert write_bundle(tmp_path / "e", tensors(), description(), prefix="a7").version == (
         bundle.version.replace("model", "a7")
     )
+
+
+def test_suffixes_may_be_absent(bundle: Bundle, tmp_path: Path) -> None:
+    bare = write_bundle(tmp_path / "bare", without_suffixes(), description())
+    assert set(bare.manifest.files) == set(REQUIRED)
+    assert {file.name for file in bare.path.iterdir()} == {MANIFEST, *REQUIRED}
+    assert Bundle.load(bare.path).suffixes == {}
+    assert verify(bare.path).version == bare.version != bundle.version
+    other = {"tt/conv": 2 * tensors().suffixes["tt/conv"]}
+    changed = write_bundle(tmp_path / "c", replace(tensors(), suffixes=other), description())
+    assert changed.version not in (bare.version, bundle.version)
+
+
+def test_the_version_of_a_bundle_made_before_there_were_suffixes_stays(tmp_path: Path) -> None:
+    bare = write_bundle(tmp_path / "bare", without_suffixes(), description())
+    content = {
+        "description": description().model_dump(mode="json"),
+        "files": {name: sha256((bare.path / name).read_bytes()).hexdigest() for name in REQUIRED},
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    assert bare.version == f"model-{sha256(text.encode()).hexdigest()[:12]}"
+
+
+def test_suffixes_that_are_not_listed_are_not_read(bundle: Bundle, tmp_path: Path) -> None:
+    bare = write_bundle(tmp_path / "bare", without_suffixes(), description())
+    shutil.copy(bundle.path / SUFFIXES, bare.path / SUFFIXES)
+    assert Bundle.load(bare.path).suffixes == {}
+    (bare.path / SUFFIXES).unlink()
+    os.mkfifo(bare.path / SUFFIXES)  # opening it would tell, or hang
+    assert Bundle.load(bare.path).suffixes == {}
+
+
+@pytest.mark.parametrize("change", ["unlist", "list"])
+def test_suffixes_cannot_be_listed_or_unlisted_later(
+    bundle: Bundle, tmp_path: Path, change: str
+) -> None:
+    bare = write_bundle(tmp_path / "bare", without_suffixes(), description())
+    entry = json.loads((bundle.path / MANIFEST).read_text())["files"][SUFFIXES]
+    if change == "unlist":
+        _edit(bundle.path / MANIFEST, lambda m: m["files"].pop(SUFFIXES))
+        altered = bundle.path
+    else:
+        shutil.copy(bundle.path / SUFFIXES, bare.path / SUFFIXES)
+        _edit(bare.path / MANIFEST, lambda m: m["files"].update({SUFFIXES: entry}))
+        altered = bare.path
+    with pytest.raises(BundleError, match="hash in the version id"):
+        Bundle.load(altered)
 
 
 def test_group_may_read_and_others_may_not(bundle: Bundle) -> None:
@@ -211,7 +271,20 @@ def test_a_directory_that_is_none(tmp_path: Path) -> None:
         ({"exemplar_y": np.zeros(5, np.int64)}, "exemplar_y"),
         ({"exemplar_y": np.full(6, 3)}, "exemplar_y"),
         ({"weights": {"head.weight": np.array([np.nan])}}, "head.weight"),
-        ({"weights": {"head.weight": np.array(["a"])}}, "weights.safetensors"),
+        ({"weights": {"head.weight": np.array(["a"])}, "suffixes": {}}, "weights.safetensors"),
+        *(({"suffixes": {key: SUFFIX}}, key) for key in ("tt/stem", "conv", "/conv", "tt/head")),
+        *(
+            ({"suffixes": {"tt/conv": array}}, "tt/conv")
+            for array in (
+                SUFFIX.astype(np.float64),
+                SUFFIX * np.float32("nan"),
+                SUFFIX[:, :1],
+                SUFFIX[0],
+                SUFFIX[:0],
+                np.float32(1).reshape(()),
+                np.ones((5, 2, 3), np.float32),  # the kernel allows 4
+            )
+        ),
     ],
 )
 def test_arrays_that_do_not_fit_are_not_written(
@@ -223,13 +296,28 @@ def test_arrays_that_do_not_fit_are_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_manifest_that_lies_about_shapes(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("changes", "length", "message"),
+    [
+        ({}, 9, "exemplar_x: does not fit the manifest"),
+        ({"suffixes": {"tt/conv": SUFFIX[..., :1]}}, 8, "tt/conv: does not fit its kernel"),
+        ({"suffixes": {"tt/stem": SUFFIX}}, 8, "tt/stem: is the suffix of no kernel"),
+    ],
+)
+def test_a_manifest_that_lies_about_shapes(
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    length: int,
+    message: str,
+) -> None:
     """Hashes may be right and the contents wrong: somebody else's writer made this one."""
     monkeypatch.setattr(bundles, "_check", lambda *_: None)
     monkeypatch.setattr(Bundle, "load", lambda path: None)
-    write_bundle(bundle.path.parent / "c", tensors(), description(length=9))
+    altered = replace(tensors(), **changes)
+    write_bundle(bundle.path.parent / "c", altered, description(length=length))
     monkeypatch.undo()
-    with pytest.raises(BundleError, match="exemplar_x: does not fit the manifest"):
+    with pytest.raises(BundleError, match=message):
         Bundle.load(bundle.path.parent / "c")
 
 

@@ -14,11 +14,13 @@ from torch import Tensor  # noqa: E402
 
 from edgetuner.augment import Augmentation  # noqa: E402
 from edgetuner.bundle import Bundle  # noqa: E402
+from edgetuner.config import AdaptConfig  # noqa: E402
 from edgetuner.data import WindowSet  # noqa: E402
 from edgetuner.drift import Reference, SensorProfile  # noqa: E402
 from edgetuner.errors import BundleError, DataError  # noqa: E402
 from edgetuner.factories import build_module, weights_of  # noqa: E402
 from edgetuner.metrics import macro_f1  # noqa: E402
+from edgetuner.peft.suffixes import suffixes_of  # noqa: E402
 from edgetuner.pretrain import (  # noqa: E402
     Evidence,
     Recipe,
@@ -145,6 +147,14 @@ def test_exemplars_are_training_windows_of_every_class(bundle: Bundle) -> None:
         assert known[x.tobytes()] == k
 
 
+def test_the_suffixes_of_a_default_adaptation_are_stored(bundle: Bundle) -> None:
+    settings = AdaptConfig()
+    fresh = suffixes_of(build_module(bundle), settings.rank, settings.decomposition)
+    assert bundle.suffixes.keys() == fresh.keys()
+    for name, values in fresh.items():
+        np.testing.assert_array_equal(bundle.suffixes[name], values.numpy())
+
+
 def test_the_same_seed_gives_the_same_version(bundle: Bundle, tmp_path: Path) -> None:
     def make(name: str, seed: int) -> Bundle:
         recipe = replace(RECIPE, seed=seed)
@@ -234,6 +244,7 @@ def test_a_module_that_is_trained_already(bundle: Bundle, mine: Path, tmp_path: 
     assert made.manifest.metrics == bundle.manifest.metrics
     for key, value in bundle.weights.items():
         np.testing.assert_array_equal(made.weights[key], value)
+    assert made.suffixes.keys() == bundle.suffixes.keys()
     assert torch.equal(logits(made, waves()), logits(bundle, waves()))
 
 

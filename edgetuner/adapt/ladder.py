@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +25,7 @@ from edgetuner.peft.head import RidgeHead, solve
 from edgetuner.peft.layout import kernels_innermost
 from edgetuner.peft.lean_lora_edge import LeanLoraEdge
 from edgetuner.peft.statistics import reestimate
+from edgetuner.peft.suffixes import of_decomposition
 
 _CHUNK = 64  # windows a forward pass; bounds the memory of everything but training
 
@@ -46,6 +47,8 @@ class Material:
         source_x, source_y: exemplars; they keep the place of classes without a labelled window.
         classes: K.
         head: name of the module's last linear layer.
+        suffixes: those of the champion's kernels as far as they are stored with it, by
+            `<decomposition>/<layer>`.
     """
 
     x: Tensor
@@ -57,6 +60,7 @@ class Material:
     source_y: Tensor
     classes: int
     head: str
+    suffixes: Mapping[str, Tensor] = field(default_factory=dict)
 
     def with_source(self, least: int = 1) -> tuple[Tensor, Tensor]:
         """The labelled windows, and exemplars of the classes that have fewer than `least`."""
@@ -104,6 +108,8 @@ def climb(
         start = time.perf_counter()
         module, facts = RUNGS[rung](module, material, settings, report)
         seconds = time.perf_counter() - start
+        if rung == "cores":  # its kernels are new ones, and no suffix is stored of those
+            material = replace(material, suffixes={})
         climbed.append(Climbed(rung, module, held_f1(module, material), seconds, facts))
         report(**climbed[-1].to_wire())
     return climbed
@@ -175,6 +181,7 @@ def cores(
         decomposition=settings.decomposition,
         batch_norm_beta=settings.batch_norm_beta,
         head=material.head,
+        suffixes=of_decomposition(material.suffixes, settings.decomposition),
     )
     losses = train_cores(
         adapter, x, y, settings, lambda step, loss: report("cores", step=step, loss=round(loss, 5))

@@ -41,6 +41,7 @@ from edgetuner.errors import AdaptationError, EdgetunerError, UsageError
 from edgetuner.factories import build_module
 from edgetuner.heap import keep_freed_memory
 from edgetuner.models import embed
+from edgetuner.peft.suffixes import suffixes_of
 
 _CHUNK = 64
 _LEAST = 3  # windows of a class that its place among the embeddings is told from
@@ -169,6 +170,7 @@ def _material(base: Bundle, windows: Windows) -> Material:
         source_y=torch.from_numpy(base.exemplar_y),
         classes=len(base.manifest.classes),
         head=base.manifest.backbone.head,
+        suffixes={name: torch.from_numpy(values) for name, values in base.suffixes.items()},
     )
 
 
@@ -244,6 +246,8 @@ def _write(
         parent=known.version,
         adaptation=facts,
     )
+    settings = job.ask.settings
+    suffixes = suffixes_of(chosen.module, settings.rank, settings.decomposition)
     tensors = Tensors(
         weights={name: value.numpy() for name, value in chosen.module.state_dict().items()},
         mean=base.mean,
@@ -252,6 +256,7 @@ def _write(
         sensor=base.sensor,
         exemplar_x=base.exemplar_x,
         exemplar_y=base.exemplar_y,
+        suffixes={name: values.numpy() for name, values in suffixes.items()},
     )
     prefix = f"a{job.ask.job.split('-')[-1]}"
     return write_bundle(job.path / jobs.CANDIDATE, tensors, description, prefix=prefix).version

@@ -52,10 +52,12 @@ class LoraEdge(nn.Module):
         clip: give a layer that does not allow `rank` the largest that it does, instead of refusing.
         batch_norm_beta: train the bias of every batch norm as well.
         head: name of an `nn.Linear` to train as well.
+        suffixes: suffixes of this base's kernels by layer, of the same decomposition, computed
+            before; those whose rank serves are used, see `peft.tt.suffix`.
 
     Raises:
         ModelError: a layer that does not exist, is no convolution, is named twice, or does not
-        allow the rank.
+        allow the rank; a suffix of another kernel's shape.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class LoraEdge(nn.Module):
         clip: bool = False,
         batch_norm_beta: bool = False,
         head: str | None = None,
+        suffixes: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         if not math.isfinite(alpha) or alpha == 0:
@@ -77,12 +80,13 @@ class LoraEdge(nn.Module):
             )
         self.alpha = alpha
         self.base = frozen_view(base)
-        self.layers = _convolutions(self.base) if layers is None else tuple(layers)
+        self.layers = convolutions(self.base) if layers is None else tuple(layers)
         _check_layers(self.base, self.layers)
         self.updates = nn.ModuleList()
         for layer in self.layers:
             weight = self._parameter(f"{layer}.weight")
-            frozen = suffix(weight, rank, decomposition, clip=clip, layer=layer)
+            known = (suffixes or {}).get(layer)
+            frozen = suffix(weight, rank, decomposition, clip=clip, known=known, layer=layer)
             self.updates.append(LowRankUpdate(len(weight), frozen.to(weight.device)))
         self.beta_names = _betas(self.base) if batch_norm_beta else ()
         self.head_names = _head_parameters(self.base, head) if head is not None else ()
@@ -211,7 +215,7 @@ def _places(base: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
         yield from module.named_parameters(name, recurse=False, remove_duplicate=False)
 
 
-def _convolutions(base: nn.Module) -> tuple[str, ...]:
+def convolutions(base: nn.Module) -> tuple[str, ...]:
     """Every Conv1d and Conv2d, a kernel that several share once."""
     kernels: dict[int, str] = {}
     for name, module in base.named_modules():

@@ -31,6 +31,7 @@ def suffix(
     decomposition: Decomposition = "tt",
     *,
     clip: bool = False,
+    known: Tensor | None = None,
     layer: str = "weight",
 ) -> Tensor:
     """The frozen `S (r, I/g, *K)`, float32, of `W' = W + alpha * G S` with a trained `G (O, r)`.
@@ -44,10 +45,15 @@ def suffix(
         weight: kernel `(O, I/g, *K)`.
         rank: r, from 1 to `rank_limit(weight)`.
         clip: take the limit instead of refusing a larger rank.
+        known: this kernel's suffix by the same decomposition, computed before. It is taken, not
+            computed again, where it has that rank; under `full_suffix` also where it has a larger
+            one, whose leading rows are a suffix of a smaller rank: the same where the spectrum
+            decays, and else as good, though a smaller sketch finds other digits.
         layer: how to name the kernel in an error.
 
     Raises:
-        ModelError: a rank beyond the limit, an unknown decomposition, a kernel that is not finite.
+        ModelError: a rank beyond the limit, an unknown decomposition, a kernel that is not finite,
+        a known suffix that is not `(., I/g, *K)`.
     """
     if decomposition not in get_args(Decomposition):
         remedy = f"choose one of {', '.join(get_args(Decomposition))}"
@@ -65,6 +71,8 @@ def suffix(
             remedy="lower the rank, leave the layer out, or ask for clipping",
         )
     rank = min(rank, limit)
+    if known is not None and _serves(known, rank, decomposition, weight, layer):
+        return known[:rank].detach().to("cpu", torch.float32, copy=True).contiguous()
     if decomposition == "full_suffix":
         _, rest = _truncated_svd(matrix.reshape(weight.shape[0], -1), rank)
     else:
@@ -96,6 +104,21 @@ def contract(cores: list[Tensor]) -> Tensor:
 def rank_limit(weight: Tensor) -> int:
     """The largest rank of a suffix: the lesser side of `W` as an `O x (I/g K)` matrix."""
     return min(weight.shape[0], weight[0].numel())
+
+
+def _serves(
+    known: Tensor, rank: int, decomposition: Decomposition, weight: Tensor, layer: str
+) -> bool:
+    if not known.ndim or known.shape[1:] != weight.shape[1:]:
+        remedy = f"give that of this kernel, (r, {', '.join(map(str, weight.shape[1:]))}), or none"
+        raise ModelError(
+            "does not fit the kernel",
+            field=f"suffixes.{layer}",
+            value=tuple(known.shape),
+            remedy=remedy,
+        )
+    # a train of a larger rank is another one throughout: its inner ranks are larger too
+    return len(known) == rank or (decomposition == "full_suffix" and len(known) > rank)
 
 
 def _tensor_train(tensor: Tensor, rank: int) -> list[Tensor]:

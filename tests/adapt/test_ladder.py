@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
+from edgetuner.adapt import ladder  # noqa: E402
 from edgetuner.adapt.job import HOLDOUT, TRAIN  # noqa: E402
 from edgetuner.adapt.ladder import (  # noqa: E402
     RUNGS,
@@ -23,6 +24,8 @@ from edgetuner.adapt.ladder import (  # noqa: E402
 )
 from edgetuner.bundle import Bundle  # noqa: E402
 from edgetuner.factories import build_module  # noqa: E402
+from edgetuner.peft.lean_lora_edge import LeanLoraEdge  # noqa: E402
+from edgetuner.peft.suffixes import suffixes_of  # noqa: E402
 from tests.adapt.material import QUICK, windows  # noqa: E402
 
 
@@ -84,6 +87,26 @@ def test_the_rungs_are_climbed_in_turn(base: nn.Module, material: Material) -> N
     assert list(dict.fromkeys(told)) == list(QUICK.rungs)
     assert climbed[-1].facts["core_norm"] > 0
     assert climbed[-1].held_f1 == 1.0
+
+
+def test_stored_suffixes_change_nothing_and_are_dropped_with_their_kernels(
+    base: nn.Module, material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = replace(material, suffixes=suffixes_of(base, QUICK.rank, QUICK.decomposition))
+    twice = QUICK.model_copy(update={"rungs": ("cores", "cores"), "steps": 5})
+    known: list[int] = []
+    adapter = ladder.LeanLoraEdge
+
+    def told(*args: Any, **options: Any) -> LeanLoraEdge:
+        known.append(len(options["suffixes"]))
+        return adapter(*args, **options)
+
+    monkeypatch.setattr(ladder, "LeanLoraEdge", told)
+    ours, theirs = (climb(base, one, twice, silent) for one in (stored, material))
+    assert known == [len(stored.suffixes), 0, 0, 0]
+    for one, other in zip(ours, theirs, strict=True):
+        for key, value in one.module.state_dict().items():
+            assert torch.equal(value, other.module.state_dict()[key])
 
 
 def test_the_better_rung_or_the_last_is_chosen(base: nn.Module) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,14 @@ torch = pytest.importorskip("torch")
 from edgetuner.adapt import job as jobs  # noqa: E402
 from edgetuner.adapt import worker  # noqa: E402
 from edgetuner.adapt.job import HOLDOUT, Job  # noqa: E402
-from edgetuner.bundle import Backbone, Bundle, write_bundle  # noqa: E402
+from edgetuner.bundle import Backbone, Bundle, Tensors, write_bundle  # noqa: E402
 from edgetuner.config import AdaptConfig  # noqa: E402
 from edgetuner.errors import BundleError, EdgetunerError, ModelError  # noqa: E402
+from edgetuner.factories import build_module  # noqa: E402
 from edgetuner.inference import ModelVersion  # noqa: E402
-from tests.adapt.material import job, windows  # noqa: E402
+from edgetuner.peft import tt  # noqa: E402
+from edgetuner.peft.suffixes import suffixes_of  # noqa: E402
+from tests.adapt.material import QUICK, job, windows  # noqa: E402
 from tests.live import PATIENCE_S, ROOT  # noqa: E402
 
 
@@ -52,6 +55,52 @@ def test_a_job_becomes_a_candidate(
     source = ModelVersion.load(wave_bundle).reference.calibration
     assert known is not None and source is not None
     assert known.run_length == source.run_length, "as rare a false alarm as before"
+
+
+def test_stored_suffixes_spare_the_decomposition_and_change_nothing(
+    tmp_path: Path, wave_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many SVDs the ladder took: with a base that has suffixes, without, and of the next."""
+    taken: list[int] = []
+    truncated, climb = tt._truncated_svd, worker.climb
+
+    def counted(*args: Any) -> Any:
+        taken[-1] += 1
+        return truncated(*args)
+
+    def watched(*args: Any) -> Any:
+        taken.append(0)
+        climbed = climb(*args)
+        taken.append(0)  # what comes after is for the next drift
+        return climbed
+
+    monkeypatch.setattr(tt, "_truncated_svd", counted)
+    monkeypatch.setattr(worker, "climb", watched)
+
+    def adapted(name: str, base: Path) -> Bundle:
+        made = job(tmp_path / name, base)
+        worker.run(made)
+        return Bundle.load(made.path / jobs.CANDIDATE)
+
+    source = Bundle.load(wave_bundle)
+    bare = tmp_path / "bare"
+    write_bundle(bare, replace(_tensors(source), suffixes={}), source.manifest.description)
+    ours, theirs = adapted("with", wave_bundle), adapted("without", bare)
+    adapted("again", ours.path)
+    during = taken[0::2]
+    assert during[0] == 0 and during[1] > 0 and during[2] == 0
+    for name, weight in ours.weights.items():
+        assert np.array_equal(weight, theirs.weights[name])
+
+    fresh = suffixes_of(build_module(ours), QUICK.rank, QUICK.decomposition)
+    assert ours.suffixes.keys() == theirs.suffixes.keys() == fresh.keys() == source.suffixes.keys()
+    for name, values in fresh.items():
+        assert np.array_equal(ours.suffixes[name], values.numpy())
+        assert not np.array_equal(ours.suffixes[name], source.suffixes[name]), "of new kernels"
+
+
+def _tensors(bundle: Bundle) -> Tensors:
+    return Tensors(**{part.name: getattr(bundle, part.name) for part in fields(Tensors)})
 
 
 def test_a_tampered_base_is_not_trained_on(tmp_path: Path, wave_bundle: Path) -> None:

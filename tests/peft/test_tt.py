@@ -230,6 +230,40 @@ def test_a_sketch_is_taken_only_where_it_is_less_than_half_the_matrix(monkeypatc
     assert taken == [(29, 96, 14), (64, 96, 14)]
 
 
+@settings(max_examples=50, deadline=None)
+@given(kernels(), st.sampled_from(["tt", "full_suffix"]), st.data())
+def test_a_suffix_that_is_known_is_computed_no_more_where_its_rank_serves(
+    weight, decomposition, data
+):
+    limit = rank_limit(weight)
+    known = suffix(weight, data.draw(st.integers(1, limit)), decomposition) + 1  # to be told apart
+    for rank in range(1, limit + 2):
+        wanted = min(rank, limit)
+        got = suffix(weight, rank, decomposition, clip=True, known=known)
+        if len(known) == wanted or (decomposition == "full_suffix" and len(known) > wanted):
+            assert torch.equal(got, known[:wanted])
+            assert got.data_ptr() != known.data_ptr()
+        else:
+            assert torch.equal(got, suffix(weight, wanted, decomposition))
+
+
+@settings(max_examples=20, deadline=None)
+@given(large_kernels(geometric(st.floats(0.3, 0.6))), st.integers(1, 6))
+def test_the_leading_rows_of_a_full_suffix_are_the_one_of_a_smaller_rank(weight, rank):
+    longer = suffix(weight, 6, "full_suffix")
+    shorter = suffix(weight, rank, "full_suffix")
+    torch.testing.assert_close(longer[:rank], shorter, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3), (2, 3, 4), (2, 4, 3, 1)])
+def test_a_known_suffix_of_another_kernel_is_refused_by_name(shape):
+    with pytest.raises(ModelError, match=r"suffixes\.stem: does not fit.*\(r, 4, 3\)") as caught:
+        suffix(torch.ones(8, 4, 3), 2, known=torch.ones(shape), layer="stem")
+    assert caught.value.field == "suffixes.stem"
+    with pytest.raises(ModelError, match="at most 8"):
+        suffix(torch.ones(8, 4, 3), 9, known=torch.ones(9, 4, 3))
+
+
 def test_a_depthwise_kernel_has_a_suffix_shared_by_its_groups():
     depthwise = torch.nn.Conv2d(32, 32, 3, groups=32).weight
     assert rank_limit(depthwise) == 9
