@@ -110,20 +110,14 @@ def lora_edge_fp16(setting: Setting) -> Method:
     return _adapter(_lean(setting, setting.layers, q_dtype=torch.float16))
 
 
+def lora_edge_first_cached(setting: Setting) -> Method:
+    """The lean form of every layer; what the first ones make of a window was computed once."""
+    return _cached(setting, setting.layers)
+
+
 def lora_edge_cached(setting: Setting) -> Method:
     """The lean form of the last stage alone; what lies before it was run once per window."""
-    adapter = _lean(setting, setting.last_stage)
-    program = adapter.program
-    assert program is not None
-
-    @torch.no_grad()
-    def prepare(x: Tensor) -> list[Tensor]:
-        return [value.half() for value in program.prefix(x)]
-
-    method = _adapter(adapter)
-    method.forward = lambda cached: program.resume(value.float() for value in cached)
-    method.prepare = prepare
-    return method
+    return _cached(setting, setting.last_stage)
 
 
 def memflora_lean(setting: Setting) -> Method:
@@ -144,6 +138,7 @@ METHODS: dict[str, Callable[[Setting], Method]] = {
     "lora_edge": lora_edge,
     "lora_edge_lean": lora_edge_lean,
     "lora_edge_fp16": lora_edge_fp16,
+    "lora_edge_first_cached": lora_edge_first_cached,
     "lora_edge_cached": lora_edge_cached,
 }
 
@@ -171,12 +166,25 @@ def _subset(setting: Setting, wanted: Callable[[str, nn.Module], bool]) -> Metho
     return Method(module, [p for p in module.parameters() if p.requires_grad], (module,))
 
 
-def _lean(
-    setting: Setting, layers: tuple[str, ...], q_dtype: torch.dtype | None = None
-) -> LeanLoraEdge:
+def _lean(setting: Setting, layers: tuple[str, ...], **options: Any) -> LeanLoraEdge:
     base = copy.deepcopy(setting.base)
     kernels_innermost(base)
-    return LeanLoraEdge(base, setting.example, rank=setting.rank, layers=layers, q_dtype=q_dtype)
+    return LeanLoraEdge(base, setting.example, rank=setting.rank, layers=layers, **options)
+
+
+def _cached(setting: Setting, layers: tuple[str, ...]) -> Method:
+    adapter = _lean(setting, layers, apart=True)
+    program = adapter.program
+    assert program is not None
+
+    @torch.no_grad()
+    def prepare(x: Tensor) -> list[Tensor]:
+        return [value.half() for value in program.prefix(x)]
+
+    method = _adapter(adapter)
+    method.forward = lambda cached: program.resume(value.float() for value in cached)
+    method.prepare = prepare
+    return method
 
 
 def _adapter(adapter: LoraEdge) -> Method:

@@ -117,16 +117,17 @@ class LeanConvolution:
         input maps of zeros may follow the layer's own.
         """
         both = self.frozen_filters(scale, with_suffix=with_suffix, inputs_beside=inputs_beside)
-        if self.update is not None:
-            suffix = inner(raised(self.update.suffix))  # (r, Kh, Kw, I/g)
-            suffix = pad(suffix, (0, inputs_beside)) if inputs_beside else suffix
-            kernels = inner(both)  # (g (O/g + ...), Kh, Kw, I/g)
-            kernels = kernels.reshape(self.geometry.groups, -1, *kernels.shape[1:])[:, : self.maps]
-            if self.geometry.groups == 1 and suffix.dtype == both.dtype:
-                kernels[0].flatten(1).addmm_(self.core(scale), suffix.flatten(1))
-            else:
-                delta = torch.mm(self.core(scale), suffix.flatten(1))
-                kernels += delta.reshape(kernels.shape)
+        if self.update is None:
+            return both
+        core = self.core(scale)
+        suffix = inner(raised(self.update.suffix)).to(core.dtype)  # (r, Kh, Kw, I/g)
+        suffix = pad(suffix, (0, inputs_beside)) if inputs_beside else suffix
+        kernels = inner(both)  # (g (O/g + ...), Kh, Kw, I/g)
+        kernels = kernels.reshape(self.geometry.groups, -1, *kernels.shape[1:])[:, : self.maps]
+        if self.geometry.groups == 1 and core.dtype == both.dtype:
+            kernels[0].flatten(1).addmm_(core, suffix.flatten(1))
+        else:
+            kernels += torch.mm(core, suffix.flatten(1)).reshape(kernels.shape)
         return both
 
     def frozen_filters(

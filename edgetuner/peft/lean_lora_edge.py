@@ -32,6 +32,7 @@ class LeanLoraEdge(LoraEdge):
         q_dtype: what `q` is kept in: None as it is, or `torch.float16`.
         eight_bits: keep the derivative of smooth activations in eight bits; see
             `peft.activation.Smooth` for its error.
+        apart: let a `PrefixCache` hold the frozen half of the first trained layers, too.
         options: of `LoraEdge`.
 
     Attributes:
@@ -49,6 +50,7 @@ class LeanLoraEdge(LoraEdge):
         *,
         q_dtype: torch.dtype | None = None,
         eight_bits: bool = False,
+        apart: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(base, **options)
@@ -59,6 +61,7 @@ class LeanLoraEdge(LoraEdge):
             alpha=self.alpha,
             q_dtype=q_dtype,
             eight_bits=eight_bits,
+            apart=apart,
         )
         self.program: Program | None = None
         self.why = ""

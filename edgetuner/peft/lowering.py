@@ -7,6 +7,7 @@ rule knows runs as it was, under plain autograd, and says so.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ from edgetuner.peft.capture import module_at, shape, summands
 from edgetuner.peft.geometry import Geometry
 from edgetuner.peft.lean import LeanConvolution
 from edgetuner.peft.lora_edge import LowRankUpdate
+from edgetuner.peft.mixture import Mixture, Responses
 from edgetuner.peft.norm import Norm
 from edgetuner.peft.pointwise import LeanPointwise
 from edgetuner.peft.pooling import LeanAvgPool, LeanMaxPool, mean_pool
@@ -44,6 +46,8 @@ class Training:
         extras: further trainables by the identity of the parameter that each stands for.
         alpha, q_dtype: see `LeanConvolution`.
         eight_bits: see `activation.Smooth`.
+        apart: take a trained convolution of a frozen input in two steps, of which the first is
+            frozen too (`peft.mixture`), so that it can be cached.
     """
 
     base: nn.Module
@@ -52,6 +56,7 @@ class Training:
     alpha: float = 1.0
     q_dtype: torch.dtype | None = None
     eight_bits: bool = False
+    apart: bool = False
 
     def touches(self, parameter: Tensor | None) -> bool:
         """Whether a parameter is not used as it is."""
@@ -137,11 +142,29 @@ class _Lowering:
             if node.op == "output" or node is source or (node in self.taken and node not in chains):
                 continue
             step = chains.get(node) or self._alone(node)
-            step.trained = step.trained or not trained.isdisjoint(step.inputs)
-            if step.trained:
-                trained.add(node)
-            steps.append(step)
+            for part in self._parts(step, trained):
+                part.trained = part.trained or not trained.isdisjoint(part.inputs)
+                if part.trained:
+                    trained.add(part.node)
+                steps.append(part)
         return Program(source, result, _alive(steps, result))
+
+    def _parts(self, step: Step, trained: set[Node]) -> list[Step]:
+        """A convolution that is trained behind a frozen input in two, if wanted; else the step."""
+        layer, wanted = step.run, step.trained and self.training.apart
+        if not wanted or not isinstance(layer, LeanConvolution) or step.args[0] in trained:
+            return [step]
+        if layer.update is not None and layer.geometry.groups != 1:
+            return [step]  # a `q` of each group is more than the input
+        source, *residual = step.args
+        first, call = Responses(layer), self.graph.call_function
+        both = call(first.__call__, (source,))
+        kinds = 1 if layer.update is None else 2
+        parts = [call(operator.getitem, (both, kind)) for kind in range(kinds)]
+        halves = [Step(both, f"{step.name}, frozen", first, (source,), {}, False)]
+        halves += [Step(p, p.name, operator.getitem, p.args, {}, False) for p in parts]
+        options = dict(zip(["residual"], residual, strict=False))
+        return [*halves, Step(step.node, step.name, Mixture(layer), (*parts,), options, True)]
 
     def _chains(self, nodes: list[Node]) -> dict[Node, Step]:
         """By its last node, every convolution, then every other batch norm, and what it takes up.

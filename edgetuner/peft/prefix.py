@@ -13,10 +13,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from edgetuner.errors import ModelError
+from edgetuner.errors import ModelError, UsageError
 from edgetuner.peft.lean import LeanConvolution
 from edgetuner.peft.lean_lora_edge import LeanLoraEdge
 from edgetuner.peft.lowering import Attribute
+from edgetuner.peft.mixture import Responses
 from edgetuner.peft.pointwise import LeanPointwise
 from edgetuner.peft.program import Program, Step
 
@@ -26,6 +27,7 @@ class PrefixCache:
 
     Args:
         adapter: in its lean form.
+        windows: how many there will be at most.
 
     Attributes:
         key: hash of the prefix; a cache of another key is worth nothing to this adapter.
@@ -34,34 +36,55 @@ class PrefixCache:
         ModelError: the adapter has no lean form.
     """
 
-    def __init__(self, adapter: LeanLoraEdge) -> None:
+    def __init__(self, adapter: LeanLoraEdge, windows: int) -> None:
         if adapter.program is None:
             raise ModelError("has no prefix of its own", field="base", remedy=adapter.why)
         self._program = adapter.program
-        self._values: dict[int, tuple[Tensor, ...]] = {}
+        self._windows = windows
+        self._rows: dict[int, int] = {}  # of each id
+        self._pools: list[Tensor] = []  # (windows, *L, C) of each border
         self.key = prefix_key(adapter.program)
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self._rows)
 
     @property
     def nbytes(self) -> int:
-        """Memory of what is kept."""
-        return sum(value.nbytes for values in self._values.values() for value in values)
+        """Memory of what is kept, and of what is still to come."""
+        return sum(pool.nbytes for pool in self._pools)
 
     @torch.no_grad()
     def border(self, ids: Sequence[int], x: Tensor) -> list[Tensor]:
         """What `Program.resume` takes, for windows `x (N, C, T)` of these ids.
 
         Only windows never seen before are run. An id stands for one window for ever.
+
+        Raises:
+            UsageError: more windows than the cache was made for.
         """
-        rows = [row for row, number in enumerate(ids) if number not in self._values]
-        if rows:
-            fresh = [_halved(value) for value in self._program.prefix(x[rows])]
-            for place, row in enumerate(rows):
-                self._values[ids[row]] = tuple(value[place].clone() for value in fresh)
-        by_window = [self._values[number] for number in ids]
-        return [torch.stack(values).to(x.dtype) for values in zip(*by_window, strict=True)]
+        fresh = [row for row, number in enumerate(ids) if number not in self._rows]
+        fresh = [row for row in fresh if ids.index(ids[row]) == row]  # each once
+        if fresh:
+            self._add([ids[row] for row in fresh], self._program.prefix(x[fresh]))
+        rows = torch.tensor([self._rows[number] for number in ids], device=x.device)
+        return [pool[rows].to(x.dtype).movedim(-1, 1) for pool in self._pools]
+
+    def _add(self, ids: Sequence[int], values: Sequence[Tensor]) -> None:
+        start = len(self._rows)
+        if start + len(ids) > self._windows:
+            remedy = "make the cache for all of them"
+            raise UsageError("too many", field="windows", value=start + len(ids), remedy=remedy)
+        inner = [value.movedim(1, -1) for value in values]
+        if not self._pools:
+            self._pools = [
+                value.new_empty(self._windows, *value.shape[1:], dtype=torch.float16)
+                for value in inner
+            ]
+        for place, value in enumerate(inner):
+            if not _fits_half(value):
+                self._pools[place] = self._pools[place].to(value.dtype)
+            self._pools[place][start : start + len(ids)] = value
+        self._rows |= {number: start + row for row, number in enumerate(ids)}
 
 
 def prefix_key(program: Program) -> str:
@@ -83,12 +106,13 @@ def _tensors(step: Step) -> list[Tensor]:
     modules = [run] if isinstance(run, nn.Module) else []
     if isinstance(run, LeanConvolution):
         modules.append(run.conv)
+    if isinstance(run, Responses):
+        suffix = [] if run.layer.update is None else [run.layer.update.suffix]
+        return [run.layer.conv.weight, *suffix]
     if isinstance(run, LeanConvolution | LeanPointwise) and run.norm is not None:
         modules.append(run.norm.module)
     return [tensor for module in modules for tensor in module.state_dict().values()]
 
 
-def _halved(value: Tensor) -> Tensor:
-    """In float16, unless that cannot hold it."""
-    half = value.half()
-    return half if bool(torch.isfinite(half).all()) else value
+def _fits_half(value: Tensor) -> bool:
+    return bool(value.abs().max() <= torch.finfo(torch.float16).max)
