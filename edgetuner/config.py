@@ -176,7 +176,14 @@ class AdaptConfig(_Section):
         default="tt",
         description="tt: the LoRA-Edge paper's; full_suffix: truncated SVD of the whole kernel",
     )
-    batch_norm_beta: bool = Field(default=True, description="also train the batch-norm shifts")
+    layers: tuple[str, ...] = Field(
+        default=(),
+        description="convolutions to adapt, by name, where * stands for anything, as in "
+        "blocks.2.*; all of them if empty. The fewer and later, the faster",
+    )
+    batch_norm_beta: bool = Field(
+        default=True, description="also train the shifts of the batch norms among these layers"
+    )
     steps: int = Field(default=60, ge=1, description="optimiser steps of the cores")
     batch_size: int = Field(default=64, ge=1, description="windows a step")
     learning_rate: float = Field(default=0.003, gt=0, description="peak, of Adam, for the cores")
@@ -194,7 +201,8 @@ class AdaptConfig(_Section):
     memory_budget_mb: int = Field(
         default=1500,
         ge=64,
-        description="resident megabytes of the training process; beyond, it is killed",
+        description="resident megabytes of the training process: steps are taken in parts that "
+        "fit, or it is refused before the first one; beyond, it is killed",
     )
     min_available_mb: int = Field(
         default=300,

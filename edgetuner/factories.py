@@ -63,8 +63,8 @@ def resolve_factory(name: str, allowed: Sequence[str]) -> Callable[..., nn.Modul
             "is not an allowed factory",
             field="backbone.factory",
             value=name,
-            remedy="if you trust it, add it to inference.allow_factories in the configuration; "
-            "to replay a job, give the worker --allow-factory",
+            remedy="if you trust it, add it to inference.allow_factories in the configuration, "
+            "or name it with --allow-factory",
         )
     module, _, attribute = name.partition(":")
     try:

@@ -1,8 +1,10 @@
-"""The C library's heap, for a process that takes and frees the same large blocks at every step."""
+"""Memory of this process: what it holds, and what it gives back."""
 
 from __future__ import annotations
 
 import ctypes
+import os
+from pathlib import Path
 
 # Of mallopt(3), glibc.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -25,3 +27,12 @@ def keep_freed_memory() -> bool:
         return False
     asked = ((_MMAP_THRESHOLD, _LARGEST_BLOCK), (_TRIM_THRESHOLD, _LARGEST_REST))
     return all(mallopt(name, value) == 1 for name, value in asked)
+
+
+def resident_bytes(pid: int | str = "self") -> int | None:
+    """What a process holds in memory at present; None where the kernel does not tell."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")

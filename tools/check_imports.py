@@ -46,6 +46,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
         "factories.py",
         "augment.py",
         "peft/*.py",
+        "adapt/adam.py",
         "adapt/worker.py",
         "adapt/ladder.py",
         "adapt/train.py",

@@ -10,12 +10,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from edgetuner.adapt import job as jobs
 from edgetuner.adapt.job import Job
 from edgetuner.errors import AdaptationError, BudgetError
+from edgetuner.heap import resident_bytes
 
 _LOOK_S = 0.2  # how often the child's memory is looked at
 _MB = 1024 * 1024
@@ -107,7 +107,7 @@ async def _listen(process: asyncio.subprocess.Process, name: str, progress: Prog
 async def _guard_memory(process: asyncio.subprocess.Process, budget_mb: int) -> None:
     """Kills the child at its budget: a cgroup limit does not see CUDA memory on every board."""
     while process.returncode is None:
-        resident = _resident_bytes(process.pid)
+        resident = resident_bytes(process.pid)
         if resident is not None and resident > budget_mb * _MB:
             process.kill()
             raise BudgetError(
@@ -118,14 +118,6 @@ async def _guard_memory(process: asyncio.subprocess.Process, budget_mb: int) -> 
             )
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(process.wait(), _LOOK_S)
-
-
-def _resident_bytes(pid: int) -> int | None:
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _environment(threads: int) -> dict[str, str]:

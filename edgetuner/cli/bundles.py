@@ -13,7 +13,9 @@ from edgetuner.cli.versions import version_page
 from edgetuner.errors import BundleError, UsageError
 
 if TYPE_CHECKING:
+    from edgetuner.config import AdaptConfig
     from edgetuner.data import WindowSet
+    from edgetuner.peft.plan import Plan
 
 BACKBONES = ("t_resnet", "mobilenet_v2", "small_cnn")
 _CREATE = """\
@@ -43,11 +45,32 @@ def add_commands(commands: Any) -> None:
     for parser in (show, verify):
         parser.add_argument("bundle", type=Path, help="its folder")
         add_json(parser)
-    show.add_argument(
+    _add_plan(show.add_argument_group("plan"))
+
+
+def _add_plan(add: Any) -> None:
+    add.add_argument(
         "--plan", action="store_true", help="what training its cores costs, layer by layer"
     )
-    show.add_argument(
-        "--rank", type=count, metavar="R", help="of the cores, for the plan (default: 4)"
+    add.add_argument(
+        "-c", "--config", type=Path, metavar="FILE", help="take the settings of this configuration"
+    )
+    add.add_argument("--rank", type=count, metavar="R", help="of the cores (default: 4)")
+    add.add_argument(
+        "--layers",
+        type=_names,
+        metavar="NAMES",
+        help="convolutions to adapt, such as 'blocks.2.*' (default: all)",
+    )
+    add.add_argument(
+        "--memory", type=count, metavar="MB", help="say how steps are taken within so much"
+    )
+    add.add_argument(
+        "--allow-factory",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="package.module:callable that the bundle may build its model with; it is run",
     )
 
 
@@ -202,27 +225,30 @@ def _show(options: argparse.Namespace) -> None:
         _describe(options, options.bundle)
         return
 
-    from edgetuner.bundle import Bundle
     from edgetuner.cli.plan import plan_data, plan_page
-    from edgetuner.config import AdaptConfig
-    from edgetuner.factories import build_module
-    from edgetuner.peft.plan import plan_base
 
-    settings, bundle = AdaptConfig(), Bundle.load(options.bundle)
-    manifest = bundle.manifest
-    planned = plan_base(
-        build_module(bundle),
-        len(manifest.channels),
-        manifest.length,
-        rank=options.rank or settings.rank,
-        decomposition=settings.decomposition,
-        batch_norm_beta=settings.batch_norm_beta,
-        head=manifest.backbone.head,
-    )
+    planned, settings = _plan(options)
+    budget = options.memory
+    course = budget and planned.course(settings.batch_size, settings.max_windows, budget * 10**6)
     if options.json:
-        say_json(plan_data(planned, settings.batch_size))
+        say_json(plan_data(planned, settings.batch_size, course))
     else:
-        say(plan_page(planned, settings.batch_size))
+        say(plan_page(planned, settings.batch_size, course))
+
+
+def _plan(options: argparse.Namespace) -> tuple[Plan, AdaptConfig]:
+    """What training the bundle's model costs, and the settings that it was planned for."""
+    from edgetuner.adapt.ladder import plan_of
+    from edgetuner.bundle import Bundle
+    from edgetuner.config import Config, load_config
+    from edgetuner.factories import build_module
+
+    config = load_config(options.config) if options.config else Config()
+    settings = config.adapt.model_copy(update=_given(rank=options.rank, layers=options.layers))
+    bundle = Bundle.load(options.bundle)
+    module = build_module(bundle, (*config.inference.allow_factories, *options.allow_factory))
+    shape = len(bundle.manifest.channels), bundle.manifest.length
+    return plan_of(module, shape, settings, bundle.manifest.backbone.head), settings
 
 
 def _verify(options: argparse.Namespace) -> None:

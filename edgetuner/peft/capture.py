@@ -13,8 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Graph, GraphModule, Node, Tracer
-from torch.fx.passes.shape_prop import ShapeProp
+from torch.fx import Graph, GraphModule, Interpreter, Node, Tracer
 from torch.nn import functional
 
 from edgetuner.errors import ModelError
@@ -60,6 +59,9 @@ _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.Feature
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
+_SHAPE = "edgetuner.shape"
+
+
 def trace(base: nn.Module, example: Tensor) -> Graph:
     """The operations of a module in evaluation mode, each with the shape that the example gives.
 
@@ -70,7 +72,7 @@ def trace(base: nn.Module, example: Tensor) -> Graph:
     try:
         graph = Tracer().trace(base)
         with torch.no_grad():
-            ShapeProp(GraphModule(base, graph)).propagate(example)
+            _Shapes(GraphModule(base, graph)).run(example)
     except _UNTRACEABLE as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
@@ -119,9 +121,18 @@ def summands(node: Node) -> tuple[Node, Node] | None:
 
 def shape(node: Node) -> torch.Size | None:
     """That of a tensor, at the example."""
-    meta = node.meta.get("tensor_meta")
-    found = getattr(meta, "shape", None)
-    return found if isinstance(found, torch.Size) else None
+    found: torch.Size | None = node.meta.get(_SHAPE)
+    return found
+
+
+class _Shapes(Interpreter):
+    """Notes the shape of every tensor; torch's own pass imports its symbolic algebra for more."""
+
+    def run_node(self, node: Node) -> Any:
+        result = super().run_node(node)
+        if isinstance(result, Tensor):
+            node.meta[_SHAPE] = result.shape
+        return result
 
 
 def _convolution(node: Node, base: nn.Module) -> nn.Module | None:

@@ -50,7 +50,7 @@ class LoraEdge(nn.Module):
         decomposition: `tt` (the paper) or `full_suffix`, see `peft.tt`.
         layers: names of the convolutions to adapt; every Conv1d and Conv2d if None.
         clip: give a layer that does not allow `rank` the largest that it does, instead of refusing.
-        batch_norm_beta: train the bias of every batch norm as well.
+        batch_norm_beta: train the bias of every batch norm as well, or of those of these names.
         head: name of an `nn.Linear` to train as well.
         suffixes: suffixes of this base's kernels by layer, of the same decomposition, computed
             before; those whose rank serves are used, see `peft.tt.suffix`.
@@ -69,7 +69,7 @@ class LoraEdge(nn.Module):
         decomposition: Decomposition = "tt",
         layers: Iterable[str] | None = None,
         clip: bool = False,
-        batch_norm_beta: bool = False,
+        batch_norm_beta: bool | Iterable[str] = False,
         head: str | None = None,
         suffixes: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -88,7 +88,7 @@ class LoraEdge(nn.Module):
             known = (suffixes or {}).get(layer)
             frozen = suffix(weight, rank, decomposition, clip=clip, known=known, layer=layer)
             self.updates.append(LowRankUpdate(len(weight), frozen.to(weight.device)))
-        self.beta_names = _betas(self.base) if batch_norm_beta else ()
+        self.beta_names = _betas(self.base, batch_norm_beta)
         self.head_names = _head_parameters(self.base, head) if head is not None else ()
         self.betas = nn.ParameterList(
             self._parameter(name).detach().clone() for name in self.beta_names
@@ -240,16 +240,23 @@ def _check_layers(base: nn.Module, layers: tuple[str, ...]) -> None:
         seen[id(module.weight)] = layer
 
 
-def _betas(base: nn.Module) -> tuple[str, ...]:
-    norms = [
-        (name, module) for name, module in base.named_modules() if isinstance(module, _BatchNorm)
-    ]
-    names = tuple(f"{name}.bias" for name, norm in norms if norm.affine)
-    if not names:
-        raise ModelError(
-            "no batch norm with a bias", field="batch_norm_beta", value=True, remedy="switch it off"
-        )
-    return names
+def _betas(base: nn.Module, wanted: bool | Iterable[str]) -> tuple[str, ...]:
+    norms = {n: m for n, m in base.named_modules() if isinstance(m, _BatchNorm) and m.affine}
+    if isinstance(wanted, bool):
+        if wanted and not norms:
+            remedy = "switch it off"
+            raise ModelError(
+                "no batch norm with a bias", field="batch_norm_beta", value=True, remedy=remedy
+            )
+        return tuple(f"{name}.bias" for name in norms) if wanted else ()
+    names = tuple(wanted)
+    for name in names:
+        if name not in norms:
+            remedy = "name a batch norm with a bias"
+            raise ModelError(
+                "cannot be trained", field="batch_norm_beta", value=name, remedy=remedy
+            )
+    return tuple(f"{name}.bias" for name in names)
 
 
 def _head_parameters(base: nn.Module, head: str) -> tuple[str, ...]:

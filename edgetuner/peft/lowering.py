@@ -160,6 +160,7 @@ class _Lowering:
         first, call = Responses(layer), self.graph.call_function
         both = call(first.__call__, (source,))
         kinds = 1 if layer.update is None else 2
+        both.meta = dict(step.node.meta)  # its shape, too, is that of the result
         parts = [call(operator.getitem, (both, kind)) for kind in range(kinds)]
         halves = [Step(both, f"{step.name}, frozen", first, (source,), {}, False)]
         halves += [Step(p, p.name, operator.getitem, p.args, {}, False) for p in parts]

@@ -23,6 +23,7 @@ from edgetuner.adapt.ladder import (  # noqa: E402
     predict,
 )
 from edgetuner.bundle import Bundle  # noqa: E402
+from edgetuner.errors import BudgetError  # noqa: E402
 from edgetuner.factories import build_module  # noqa: E402
 from edgetuner.peft.lean_lora_edge import LeanLoraEdge  # noqa: E402
 from edgetuner.peft.suffixes import suffixes_of  # noqa: E402
@@ -136,3 +137,49 @@ def test_prediction_does_not_depend_on_the_chunk(base: nn.Module, material: Mate
     many = material.held_x.repeat(10, 1, 1)
     one_by_one = [int(predict(base, x[None])[0]) for x in material.held_x]
     assert predict(base, many).tolist() == one_by_one * 10
+
+
+def test_a_budget_that_is_spent_already_is_refused_before_a_step(
+    base: nn.Module, material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ladder, "train_cores", lambda *_: pytest.fail("a step was taken"))
+    settings = QUICK.model_copy(update={"memory_budget_mb": 64})  # torch alone is more
+    with pytest.raises(BudgetError, match=r"holds \d+ MB .* needs \d+ MB .*got 64.*adapt.layers"):
+        RUNGS["cores"](base, material, settings, silent)
+
+
+def test_a_tight_budget_makes_the_steps_smaller_and_changes_nothing_else(
+    base: nn.Module, material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, facts = RUNGS["cores"](base, material, QUICK, silent)
+    assert (facts["micro_batch"], facts["prefix_cached"]) == (24, True)
+    adapter = ladder.adapter_of(base, material.x[:1], QUICK, "head")
+    planned = ladder.plan(adapter, material.x[:1])
+    room = planned.peak_bytes(2) - planned.weights_bytes
+    spent = QUICK.memory_budget_mb * 2**20 - ladder._AFTERWARDS - int(ladder._HEAP * (room + 1))
+    monkeypatch.setattr(ladder, "resident_bytes", lambda: spent)
+    parts, facts = RUNGS["cores"](base, material, QUICK, silent)
+    assert (facts["micro_batch"], facts["prefix_cached"]) == (2, False)
+    difference = (whole(material.held_x) - parts(material.held_x)).abs().max()
+    assert difference < 0.05 * whole(material.held_x).abs().max()
+
+
+def test_only_the_layers_that_are_named_are_adapted(base: nn.Module, material: Material) -> None:
+    settings = QUICK.model_copy(update={"layers": ("features.conv3", "features.norm3")})
+    adapted, facts = RUNGS["cores"](base, material, settings, silent)
+    changed = {
+        name
+        for name, value in adapted.state_dict().items()
+        if not torch.equal(value, base.state_dict()[name])
+    }
+    assert changed == {"features.conv3.weight", "features.norm3.bias", "head.weight", "head.bias"}
+    assert facts["trained"] == 16 * 4 + 16 + 17 * 3
+
+
+def test_a_model_without_batch_norm_has_no_shifts_to_train(material: Material) -> None:
+    base = nn.Sequential()
+    base.conv = nn.Conv1d(3, 8, 3)
+    base.flat = nn.Flatten()
+    base.head = nn.Linear(8 * 30, 3)
+    adapter = ladder.adapter_of(base.eval(), material.x[:1], QUICK, "head")
+    assert adapter.groups()["batch_norm_beta"] == []

@@ -14,7 +14,9 @@ from edgetuner.bundle import Bundle  # noqa: E402
 from edgetuner.config import AdaptConfig  # noqa: E402
 from edgetuner.errors import AdaptationError  # noqa: E402
 from edgetuner.factories import build_module  # noqa: E402
+from edgetuner.peft.lean_lora_edge import LeanLoraEdge  # noqa: E402
 from edgetuner.peft.lora_edge import LoraEdge  # noqa: E402
+from edgetuner.peft.plan import Course  # noqa: E402
 from tests import waves  # noqa: E402
 
 SETTINGS = AdaptConfig(steps=20, batch_size=24)
@@ -75,3 +77,48 @@ def test_a_loss_that_is_not_finite_ends_the_training(adapter: LoraEdge) -> None:
         train_cores(adapter, x * float("nan"), y, SETTINGS, lambda *step: None)
     assert failed.value.field == "step 0" and "learning_rate" in str(failed.value.remedy)
     assert adapter.core_norm() == 0, "no step was taken"
+
+
+def lean(wave_bundle: Path) -> LeanLoraEdge:
+    module = build_module(Bundle.load(wave_bundle))
+    example = data()[0][:1]
+    return LeanLoraEdge(module, example, rank=4, batch_norm_beta=True, head="head", apart=True)
+
+
+def test_micro_batches_take_the_steps_of_the_whole_batch(wave_bundle: Path) -> None:
+    whole, parts = lean(wave_bundle), lean(wave_bundle)
+    expected = train_cores(whole, *data(), SETTINGS, lambda *step: None)
+    course = Course(micro_batch=7, cached=False, peak_bytes=0)
+    losses = train_cores(parts, *data(), SETTINGS, lambda *step: None, course)
+    assert losses == pytest.approx(expected, rel=1e-3)
+    for name, core in whole.cores().items():
+        torch.testing.assert_close(parts.cores()[name], core, rtol=0.05, atol=2e-3)
+
+
+def test_the_gradient_of_micro_batches_is_that_of_the_whole_batch(
+    wave_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[int, list[Tensor]] = {}
+    for size in (24, 7, 1):
+        adapter = lean(wave_bundle).double()
+        x, y = data()
+
+        def caught(weights: list[Tensor], _: float, size: int = size) -> Tensor:
+            seen[size] = [weight.grad.clone() for weight in weights if weight.grad is not None]
+            return torch.tensor(0.0)
+
+        monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", caught)
+        course = Course(micro_batch=size, cached=False, peak_bytes=0)
+        settings = SETTINGS.model_copy(update={"steps": 1})
+        train_cores(adapter, x.double(), y, settings, lambda *step: None, course)
+    for size in (7, 1):
+        for mine, whole in zip(seen[size], seen[24], strict=True):
+            torch.testing.assert_close(mine, whole, rtol=1e-9, atol=1e-12)
+
+
+def test_a_cached_prefix_trains_the_same_but_for_its_rounding(wave_bundle: Path) -> None:
+    expected = train_cores(lean(wave_bundle), *data(), SETTINGS, lambda *step: None)
+    course = Course(micro_batch=24, cached=True, peak_bytes=0)
+    losses = train_cores(lean(wave_bundle), *data(), SETTINGS, lambda *step: None, course)
+    assert losses == pytest.approx(expected, rel=0.02)
+    assert losses != expected, "float16 rounds"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -189,13 +190,50 @@ def test_show_is_a_page_for_a_person(wave_bundle: Path) -> None:
 
 def test_show_plans_what_a_training_costs(wave_bundle: Path) -> None:
     pytest.importorskip("torch")
-    done = edgetuner("bundle", "show", wave_bundle, "--plan", "--rank", 2)
+    done = edgetuner("bundle", "show", wave_bundle, "--plan", "--rank", 2, "--memory", 50)
     assert done.returncode == 0
     assert "features.conv1" in done.stdout and "lean" in done.stdout
     assert "a step on 64 windows keeps" in done.stdout
+    assert "within that budget: 64 windows at once, with the cache" in done.stdout
     planned = answer("bundle", "show", wave_bundle, "--plan")
-    assert [layer["rank"] for layer in planned["layers"]][:3] == [4, 4, 4]
-    assert planned["state_peak_bytes"] > planned["saved_bytes"] > 0
+    ranks = {layer["name"]: layer["rank"] for layer in planned["layers"]}
+    assert [ranks[f"features.conv{n}"] for n in (1, 2, 3)] == [4, 4, 4]
+    assert planned["peak_bytes"] > planned["state_peak_bytes"] > planned["saved_bytes"] > 0
+    assert "course" not in planned
+
+
+def test_a_plan_takes_the_layers_and_the_settings_that_it_is_given(
+    wave_bundle: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    config = tmp_path / "edgetuner.yaml"
+    config.write_text("adapt: {rank: 3, batch_norm_beta: false, batch_size: 16}")
+    arguments = ("bundle", "show", wave_bundle, "--plan", "-c", config)
+    planned = answer(*arguments, "--layers", "*.conv3", "--memory", 50)
+    adapted = {layer["name"]: layer["rank"] for layer in planned["layers"] if layer["rank"]}
+    assert adapted == {"features.conv3": 3}
+    assert planned["batch"] == planned["course"]["micro_batch"] == 16
+    assert "fits no convolution" in complaint(70, *arguments, "--layers", "*.conv9")
+    # a megabyte is less than the feature maps of four thousand windows: no cache
+    tight = answer(*arguments, "--memory", 1)
+    assert tight["course"]["cached"] is False
+
+
+def test_a_plan_of_ones_own_module_needs_ones_word_for_it(
+    tmp_path: Path, wave_bundle: Path
+) -> None:
+    pytest.importorskip("torch")
+    from edgetuner.bundle import Backbone, Bundle, Tensors, write_bundle
+
+    known = Bundle.load(wave_bundle)
+    name = "edgetuner.models:small_cnn"
+    backbone = Backbone(factory=name, args=known.manifest.backbone.args)
+    description = known.manifest.description.model_copy(update={"backbone": backbone})
+    tensors = Tensors(**{field.name: getattr(known, field.name) for field in fields(Tensors)})
+    write_bundle(tmp_path / "own", tensors, description)
+    arguments = ("bundle", "show", tmp_path / "own", "--plan")
+    assert "not an allowed factory" in complaint(70, *arguments)
+    assert answer(*arguments, "--allow-factory", name)["layers"]
 
 
 def test_verify_finds_what_was_altered(wave_bundle: Path, tmp_path: Path) -> None:

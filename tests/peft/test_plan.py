@@ -1,11 +1,18 @@
+import itertools
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch import nn  # noqa: E402
+from torch.profiler import ProfilerActivity, profile  # noqa: E402
+
 from edgetuner.errors import BudgetError, UsageError  # noqa: E402
 from edgetuner.models import build  # noqa: E402
+from edgetuner.peft.footprint import Growth  # noqa: E402
+from edgetuner.peft.layout import kernels_innermost  # noqa: E402
 from edgetuner.peft.lean_lora_edge import LeanLoraEdge  # noqa: E402
-from edgetuner.peft.plan import plan  # noqa: E402
+from edgetuner.peft.plan import Course, plan  # noqa: E402
 from edgetuner.peft.saved import saved_for_backward  # noqa: E402
 from tests.peft.nets import CHANNELS, LENGTH, Deciding, Excited  # noqa: E402
 
@@ -37,8 +44,45 @@ def test_what_is_kept_is_foretold(adapter, planned, windows):
     assert planned.saved_bytes(windows) == pytest.approx(kept, rel=0.01)
 
 
-def test_the_peak_of_t_resnet_is_at_the_floor(planned):
-    assert planned.peak_bytes(64) <= 3.2e6
+def allocated(run):
+    """The most that torch's own allocator had given out at once."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        run()
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(itertools.accumulate(changes))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "args", "options"),
+    [
+        ("t_resnet", {}, {}),
+        ("t_resnet", {}, {"batch_norm_beta": True, "head": "head", "apart": True}),
+        ("small_cnn", {}, {"q_dtype": torch.float16}),
+        ("mobilenet_v2", {"rgb": True}, {"clip": True}),
+    ],
+)
+@pytest.mark.parametrize("windows", [8, 32])
+def test_the_measured_peak_is_within_a_tenth_of_the_foretold(backbone, args, options, windows):
+    base = build(backbone, 97, 60, 17, args)
+    kernels_innermost(base)
+    adapter = LeanLoraEdge(base, torch.randn(2, 97, 60), rank=2, **options)
+    planned = plan(adapter, torch.zeros(1, 97, 60))
+    x, trained = torch.randn(windows, 97, 60), [p for p in adapter.parameters() if p.requires_grad]
+    y = torch.zeros(windows, dtype=torch.long)
+
+    def step():
+        loss = nn.functional.cross_entropy(adapter(x), y)
+        torch.autograd.grad(loss, trained)
+
+    step()
+    peak = planned.peak_bytes(windows)
+    held = planned.peak_bytes(0) - Growth(planned.growth).bytes(0)
+    assert peak == pytest.approx(held + allocated(step), rel=0.1)
+
+
+def test_the_state_of_t_resnet_is_at_the_floor(planned):
+    assert planned.state_bytes(64) <= 3.2e6
     assert planned.saved_bytes(8) <= planned.saved_bytes(64) / 8 * 1.02
 
 
@@ -64,19 +108,31 @@ def test_beta_and_head_are_counted_where_they_are():
 
 def test_a_budget_decides_the_micro_batch(planned):
     enough = planned.peak_bytes(64)
-    assert planned.micro_batch(64, enough) == 64
-    assert planned.micro_batch(64, enough - 1) == 32  # two alike rather than 63 and 1
+    assert planned.course(64, 1000, enough) == Course(64, False, enough)
+    assert planned.course(64, 1000, enough - 1).micro_batch == 32  # two alike, not 63 and 1
     for budget in range(planned.peak_bytes(1), enough, 50_000):
-        size = planned.micro_batch(64, budget)
-        assert 1 <= size <= 64
-        assert planned.peak_bytes(size) <= budget
+        course = planned.course(64, 1000, budget)
+        assert 1 <= course.micro_batch <= 64
+        assert course.peak_bytes == planned.peak_bytes(course.micro_batch) <= budget
+
+
+def test_the_cache_is_taken_where_it_leaves_room_for_a_fair_micro_batch():
+    planned = plan(t_resnet(apart=True), torch.zeros(1, 97, 60))
+    assert planned.border_bytes == 60 * 2 * (64 + 2) * 2  # u and q of two layers, in float16
+    cache = planned.cache_bytes(1000)
+    both = planned.course(64, 1000, cache + planned.peak_bytes(64))
+    assert both == Course(64, True, cache + planned.peak_bytes(64))
+    assert planned.course(64, 1000, cache + planned.peak_bytes(8)).cached
+    assert planned.course(64, 1000, cache + planned.peak_bytes(8) - 1) == Course(
+        64, False, planned.peak_bytes(64)
+    )
 
 
 def test_a_budget_that_cannot_be_met_is_refused_in_words(planned):
     with pytest.raises(BudgetError, match=r"at least .* MB: weights .* one window .* raise"):
-        planned.micro_batch(64, planned.peak_bytes(1) - 1)
+        planned.course(64, 1000, planned.peak_bytes(1) - 1)
     with pytest.raises(UsageError, match="batch"):
-        planned.micro_batch(0, 10**9)
+        planned.course(0, 1000, 10**9)
 
 
 def test_why_a_layer_is_not_lean_is_said():
