@@ -191,6 +191,18 @@ class AdaptConfig(_Section):
         default=0.1, ge=0, lt=1, description="share of each label that goes to all classes alike"
     )
     seed: int = Field(default=0, ge=0, description="of every random draw in an adaptation")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto",
+        description="auto: cuda where a convolution really runs on it, else cpu, and cpu again if "
+        "cuda fails",
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="feature maps while the cores are trained; what is trained stays float32",
+    )
+    cuda_graph: bool = Field(
+        default=False, description="on cuda, launch a step as one graph instead of kernel by kernel"
+    )
     threads: int = Field(default=1, ge=1, description="CPU threads of the training process")
     nice: int = Field(
         default=10, ge=0, le=19, description="its scheduling priority: 19 is the most patient"

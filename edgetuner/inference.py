@@ -146,9 +146,9 @@ def choose_device(wanted: str) -> str:
     if wanted == "cuda":
         raise ModelError(
             "does not run a convolution",
-            field="inference.device",
+            field="device",
             value=f"cuda: {reason}",
-            remedy="install the torch wheel of this JetPack, or set inference.device: cpu",
+            remedy="install the torch wheel of this JetPack, or set device: cpu",
         )
     return "cpu"
 

@@ -47,6 +47,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
         "augment.py",
         "peft/*.py",
         "adapt/adam.py",
+        "adapt/gradient.py",
         "adapt/worker.py",
         "adapt/ladder.py",
         "adapt/train.py",

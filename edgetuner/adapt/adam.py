@@ -41,9 +41,10 @@ class Adam:
         self._steps = 0
 
     def zero_grad(self) -> None:
-        """Forgets every gradient."""
+        """Every gradient is 0 from here on, in the memory that it has."""
         for moments in self._moments:
-            moments.weight.grad = None
+            if moments.weight.grad is not None:
+                moments.weight.grad.zero_()
 
     @torch.no_grad()
     def step(self, schedule: float = 1.0) -> None:

@@ -10,7 +10,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -70,6 +70,12 @@ class Material:
     classes: int
     head: str
     suffixes: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def to(self, device: str) -> Material:
+        """The same on a device, `cpu` or `cuda`."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {k: v.to(device) for k, v in own.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
     def with_source(self, least: int = 1) -> tuple[Tensor, Tensor]:
         """The labelled windows, and exemplars of the classes that have fewer than `least`."""
@@ -228,6 +234,7 @@ def adapter_of(
         batch_norm_beta=selected.norms if settings.batch_norm_beta else (),
         head=head,
         suffixes=suffixes,
+        dtype=torch.bfloat16 if settings.precision == "bfloat16" else None,
         apart=True,
     )
 
@@ -276,13 +283,14 @@ def held_f1(module: nn.Module, material: Material) -> float | None:
     """Macro-F1 of the module on the held-out windows."""
     if not len(material.held_y):
         return None
-    return macro_f1(material.held_y.numpy(), predict(module, material.held_x))
+    return macro_f1(material.held_y.cpu().numpy(), predict(module, material.held_x))
 
 
 def predict(module: nn.Module, x: Tensor) -> NDArray[np.int64]:
     """Class indices of normalised windows, (N,)."""
     with torch.inference_mode():
-        return torch.cat([module(chunk).argmax(1) for chunk in torch.split(x, _CHUNK)]).numpy()
+        found = torch.cat([module(chunk).argmax(1) for chunk in torch.split(x, _CHUNK)])
+    return found.cpu().numpy()
 
 
 def _solve(module: nn.Module, material: Material) -> RidgeHead:

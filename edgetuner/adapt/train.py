@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from edgetuner.adapt.adam import Adam
+from edgetuner.adapt.gradient import Forward, Gradient, GraphedGradient
 from edgetuner.config import AdaptConfig
 from edgetuner.errors import AdaptationError
 from edgetuner.peft.lean_lora_edge import LeanLoraEdge
@@ -49,30 +50,30 @@ def train_cores(
         AdaptationError: a loss or gradient is not finite; nothing of the adapter may be used then.
     """
     draw = torch.Generator().manual_seed(settings.seed)
+    labels = y.cpu()  # the same draws on every device
     draw_weight = (
-        1.0 / torch.bincount(y)[y].float()
+        1.0 / torch.bincount(labels)[labels].float()
     )  # an activity seen for minutes must not drown the rest
     groups = {kind: weights for kind, weights in adapter.groups().items() if weights}
     optimiser = Adam(
         (weights, settings.learning_rate * RATES[kind]) for kind, weights in groups.items()
     )
     trained = [weight for weights in groups.values() for weight in weights]
-    logits_of = _forward(adapter, x, course)
+    course = course or Course(settings.batch_size, cached=False, peak_bytes=0)
+    gather, forward = _source(adapter, x, course)
+    if settings.cuda_graph and x.is_cuda:
+        gradient: Gradient = GraphedGradient(
+            forward, settings.batch_size, settings.label_smoothing, trained
+        )
+    else:
+        gradient = Gradient(forward, settings.batch_size, settings.label_smoothing)
     losses = []
     for step in range(settings.steps):
         rows = torch.multinomial(draw_weight, settings.batch_size, replacement=True, generator=draw)
         optimiser.zero_grad()
-        loss = 0.0
         # no batch norm couples the windows: the parts' gradients add up to that of the whole
-        for part in torch.split(rows, course.micro_batch if course else settings.batch_size):
-            share = torch.nn.functional.cross_entropy(
-                logits_of(part),
-                y[part],
-                label_smoothing=settings.label_smoothing,
-                reduction="sum",
-            ) / len(rows)
-            share.backward()  # type: ignore[no-untyped-call]
-            loss += share.item()
+        parts = torch.split(rows, course.micro_batch)
+        loss = sum(gradient.add(gather(part), y[part]).item() for part in parts)
         norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
         if not (math.isfinite(loss) and math.isfinite(norm.item())):
             raise AdaptationError(
@@ -87,13 +88,15 @@ def train_cores(
     return losses
 
 
-def _forward(adapter: LoraEdge, x: Tensor, course: Course | None) -> Callable[[Tensor], Tensor]:
-    """Logits of the windows of some rows, from the cached prefix where the course has one."""
-    if course is None or not course.cached:
-        return lambda rows: adapter(x[rows])
+def _source(
+    adapter: LoraEdge, x: Tensor, course: Course
+) -> tuple[Callable[[Tensor], Sequence[Tensor]], Forward]:
+    """What a step reads of some rows, and the logits of that: windows, or the cached border."""
+    if not course.cached:
+        return lambda rows: [x[rows]], lambda inputs: adapter(inputs[0])
     assert isinstance(adapter, LeanLoraEdge) and adapter.program is not None
-    cache, program = PrefixCache(adapter, len(x)), adapter.program
-    return lambda rows: program.resume(cache.border(rows.tolist(), x[rows]))
+    cache = PrefixCache(adapter, len(x))
+    return lambda rows: cache.border(rows.tolist(), x[rows]), adapter.program.resume
 
 
 def _schedule(step: int, steps: int) -> float:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import json
 import os
 import re
@@ -22,6 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,16 +36,18 @@ from edgetuner.adapt import job as jobs
 from edgetuner.adapt.job import Job, Windows
 from edgetuner.adapt.ladder import Climbed, Material, choose, climb
 from edgetuner.bundle import Bundle, Tensors, describe, write_bundle
-from edgetuner.config import FACTORY_PATTERN
+from edgetuner.config import FACTORY_PATTERN, AdaptConfig
 from edgetuner.drift.calibrate import MIN_WINDOWS, calibrate
 from edgetuner.drift.conformal import Reference
 from edgetuner.errors import AdaptationError, EdgetunerError, UsageError
 from edgetuner.factories import build_module
 from edgetuner.heap import keep_freed_memory
+from edgetuner.inference import choose_device
 from edgetuner.models import embed
 from edgetuner.peft.suffixes import suffixes_of
 
 _CHUNK = 64
+_MB = 1024 * 1024
 _LEAST = 3  # windows of a class that its place among the embeddings is told from
 
 
@@ -72,7 +76,7 @@ def run(job: Job, allow_factories: Sequence[str] = ()) -> dict[str, Any]:
     module = build_module(base, allow_factories)
     windows = job.windows()
     material = _material(base, windows)
-    climbed = climb(module, material, settings, _report)
+    climbed = _climb(module, material, settings)
     chosen = choose(climbed, settings)
     _report("reference")
     reference, calibrated_on = _reference(base, chosen.module, material, windows, job.ask)
@@ -151,6 +155,24 @@ def _factory(text: str) -> str:
     if re.fullmatch(FACTORY_PATTERN, text) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form package.module:callable")
     return text
+
+
+def _climb(module: nn.Module, material: Material, settings: AdaptConfig) -> list[Climbed]:
+    """The rungs, on the device that the settings ask for; their modules are on the CPU."""
+    device = choose_device(settings.device)
+    if device == "cpu":
+        return climb(module, material, settings, _report)
+    try:
+        total = torch.cuda.get_device_properties(0).total_memory
+        share = settings.memory_budget_mb * _MB / total
+        torch.cuda.set_per_process_memory_fraction(min(1.0, share))  # no cgroup sees this memory
+        climbed = climb(copy.deepcopy(module).to(device), material.to(device), settings, _report)
+        return [replace(rung, module=rung.module.cpu()) for rung in climbed]
+    except RuntimeError as error:  # out of memory, or a kernel that this chip does not have
+        if settings.device == "cuda":
+            raise
+        _report("cpu", why=str(error).splitlines()[0])
+    return climb(module, material, settings, _report)
 
 
 def _material(base: Bundle, windows: Windows) -> Material:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 _NUMPY = (torch.float32, torch.float64)
-_WEIGHTS = (128, 64, 32, 16, 8, 4, 2, 1)  # numpy's order, most significant first
 
 
 def pack_between(x: Tensor, low: float, high: float) -> Tensor:
@@ -35,10 +34,15 @@ def unpack(bits: Tensor, shape: torch.Size) -> Tensor:
 def _pack(mask: Tensor) -> Tensor:
     flat = mask.flatten().to(torch.uint8)
     flat = torch.nn.functional.pad(flat, (0, -len(flat) % 8)).reshape(-1, 8)
-    packed: Tensor = (flat * flat.new_tensor(_WEIGHTS)).sum(dim=1, dtype=torch.uint8)
+    packed: Tensor = (flat << _places(flat)).sum(dim=1, dtype=torch.uint8)
     return packed
 
 
 def _unpack(bits: Tensor, count: int) -> Tensor:
-    ones = bits.unsqueeze(1).bitwise_and(bits.new_tensor(_WEIGHTS)).ne(0)  # (bytes, 8)
-    return ones.flatten()[:count].to(torch.uint8)
+    ones = (bits.unsqueeze(1) >> _places(bits)) & 1  # (bytes, 8)
+    return ones.flatten()[:count]
+
+
+def _places(like: Tensor) -> Tensor:
+    # numpy's order, most significant first; made on the device: nothing is copied there meanwhile
+    return torch.arange(7, -1, -1, dtype=torch.uint8, device=like.device)

@@ -49,6 +49,8 @@ class LeanConvolution:
         alpha: scale of the update.
         q_dtype: what `q` is kept in, None for its own. float16 moves each term of the sum in `dG`
             by at most 2^-11 of itself.
+        dtype: what maps are computed in, None for the kernel's own; kernels are put together, and
+            gradients of what is trained summed up, in their own.
     """
 
     conv: nn.Conv1d | nn.Conv2d
@@ -58,6 +60,7 @@ class LeanConvolution:
     update: LowRankUpdate | None = None
     alpha: float = 1.0
     q_dtype: torch.dtype | None = None
+    dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         self.maps = self.conv.out_channels // self.geometry.groups  # of a group
@@ -65,7 +68,8 @@ class LeanConvolution:
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """`(N, O, *L)` of `x (N, I, *K)`; the residual has the shape of the result."""
-        beside = None if residual is None else raised(residual)
+        x = self.cast(x)
+        beside = None if residual is None else raised(self.cast(residual))
         core = None if self.update is None else self.update.core
         beta = None if self.norm is None else self.norm.beta
         y: Tensor
@@ -75,6 +79,10 @@ class LeanConvolution:
             z, _ = self.convolve(image(x), beside)
             y = outer(self.activation.infer(z))
         return y.squeeze(2) if x.ndim == 3 else y
+
+    def cast(self, x: Tensor) -> Tensor:
+        """In the type that is computed in."""
+        return x if self.dtype is None else x.to(self.dtype)
 
     def keeps_input(self, x: torch.Size) -> bool:
         """Whether an input `(N, I, H, W)` is smaller than its `q`."""
@@ -90,7 +98,8 @@ class LeanConvolution:
         """
         scale = self.scale()
         filters, bias = self.filters(scale, with_suffix=with_q), self._padded_bias(scale, with_q)
-        out = inner(self.geometry.convolve(x, filters, bias))
+        bias = None if bias is None else self.cast(bias)
+        out = inner(self.geometry.convolve(x, self.cast(filters), bias))
         z, q = self.parts(out) if with_q else (out, None)
         if residual is not None:
             z = z + inner(residual) if with_q else z.add_(inner(residual))
@@ -182,6 +191,11 @@ class LeanConvolution:
                 gradient = torch.bmm(by_group, q).flatten(0, 1)
         return gradient * (self.alpha if scale is None else self.alpha * scale.unsqueeze(1))
 
+    def beta_gradient(self, g: Tensor) -> Tensor:
+        """`dbeta (O,)` of `g (N, H, W, O)`."""
+        assert self.norm is not None and self.norm.beta is not None
+        return rows(g).sum(0, dtype=self.norm.beta.dtype)
+
     def _padded_bias(self, scale: Tensor | None, with_q: bool) -> Tensor | None:
         """`b`, group by group with zeros for `q`."""
         bias = self.bias(scale)
@@ -246,11 +260,11 @@ class _Convolve(torch.autograd.Function):
         g = layer.activation.backward(inner(grad), pieces).contiguous()  # (N, H, W, O)
         # the small sums first, while g is in the cache
         core = layer.core_gradient(g, kept, scale) if core_wanted else None
-        beta = rows(g).sum(0) if beta_wanted else None
+        beta = layer.beta_gradient(g) if beta_wanted else None
         dx = None
         if x_wanted:
             beside = layer.inputs_beside(g)
-            filters = layer.filters(scale, inputs_beside=beside)
+            filters = layer.cast(layer.filters(scale, inputs_beside=beside))
             dx = layer.geometry.input_gradient(outer(g), filters, ctx.size)
             dx = dx[:, : dx.shape[1] - beside]
         return None, dx, core, beta, outer(g) if residual_wanted else None

@@ -32,6 +32,8 @@ class LeanLoraEdge(LoraEdge):
         q_dtype: what `q` is kept in: None as it is, or `torch.float16`.
         eight_bits: keep the derivative of smooth activations in eight bits; see
             `peft.activation.Smooth` for its error.
+        dtype: what maps are computed in: None for the base's own, or `torch.bfloat16`. Whatever is
+            trained, and the kernels that are put together from it, keep their own.
         apart: let a `PrefixCache` hold the frozen half of the first trained layers, too.
         options: of `LoraEdge`.
 
@@ -50,6 +52,7 @@ class LeanLoraEdge(LoraEdge):
         *,
         q_dtype: torch.dtype | None = None,
         eight_bits: bool = False,
+        dtype: torch.dtype | None = None,
         apart: bool = False,
         **options: Any,
     ) -> None:
@@ -61,13 +64,14 @@ class LeanLoraEdge(LoraEdge):
             alpha=self.alpha,
             q_dtype=q_dtype,
             eight_bits=eight_bits,
+            dtype=dtype,
             apart=apart,
         )
         self.program: Program | None = None
         self.why = ""
         try:
             program = lower(trace(self.base, example), training)
-            _check(program, self.base, example)
+            _check(program, self.base, example, dtype or example.dtype)
             self.program = program
         except ModelError as error:
             self.why = str(error)
@@ -78,7 +82,7 @@ class LeanLoraEdge(LoraEdge):
 
 
 @torch.no_grad()
-def _check(program: Program, base: nn.Module, example: Tensor) -> None:
+def _check(program: Program, base: nn.Module, example: Tensor, dtype: torch.dtype) -> None:
     """Before the first step the program has to answer as the base does."""
     theirs = base(example)
     try:
@@ -86,7 +90,7 @@ def _check(program: Program, base: nn.Module, example: Tensor) -> None:
     except (RuntimeError, TypeError, ValueError) as error:
         remedy = f"its lean form fails: {error}"
         raise ModelError("cannot be made lean", field="base", remedy=remedy) from error
-    tolerance = _TOLERANCE.get(theirs.dtype, _HALF_TOLERANCE)
+    tolerance = _TOLERANCE.get(dtype, _HALF_TOLERANCE)
     distance = (ours - theirs).abs().max()
     if not bool(distance <= tolerance * theirs.abs().max()):
         remedy = "its forward pass depends on more than its input"

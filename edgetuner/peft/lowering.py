@@ -46,6 +46,7 @@ class Training:
         extras: further trainables by the identity of the parameter that each stands for.
         alpha, q_dtype: see `LeanConvolution`.
         eight_bits: see `activation.Smooth`.
+        dtype: what the lean steps compute in; the others in their own.
         apart: take a trained convolution of a frozen input in two steps, of which the first is
             frozen too (`peft.mixture`), so that it can be cached.
     """
@@ -56,6 +57,7 @@ class Training:
     alpha: float = 1.0
     q_dtype: torch.dtype | None = None
     eight_bits: bool = False
+    dtype: torch.dtype | None = None
     apart: bool = False
 
     def touches(self, parameter: Tensor | None) -> bool:
@@ -147,7 +149,12 @@ class _Lowering:
                 if part.trained:
                     trained.add(part.node)
                 steps.append(part)
-        return Program(source, result, _alive(steps, result))
+        return Program(source, result, _alive(steps, result), self.own_dtype)
+
+    @property
+    def own_dtype(self) -> torch.dtype | None:
+        """That of the base, if the lean steps compute in another."""
+        return None if self.training.dtype is None else next(self.training.base.parameters()).dtype
 
     def _parts(self, step: Step, trained: set[Node]) -> list[Step]:
         """A convolution that is trained behind a frozen input in two, if wanted; else the step."""
@@ -198,6 +205,7 @@ class _Lowering:
             update,
             self.training.alpha,
             self.training.q_dtype,
+            self.training.dtype,
         )
         beta = None if norm is None else norm.beta
         args = (source,) if residual is None else (source, residual)
@@ -208,7 +216,7 @@ class _Lowering:
         if norm is None:
             return None
         tail, activation = self._followed_by_activation(node)
-        layer = LeanPointwise(norm, activation)
+        layer = LeanPointwise(norm, activation, self.training.dtype)
         return Step(tail, _name(node), layer, (node.args[0],), {}, norm.beta is not None)
 
     def _padding(self, node: Node, geometry: Geometry, dims: int) -> tuple[Node, Geometry]:
@@ -272,12 +280,12 @@ class _Lowering:
         if lean is not None:
             return Step(node, name, lean, args[:1], {}, False)
         run, trained = self._plain(node)
-        return Step(node, name, run, args, kwargs, trained, _why(node, module))
+        return Step(node, name, run, args, kwargs, trained, _why(node, module), self.own_dtype)
 
     def _lean(self, module: nn.Module, node: Node) -> Callable[[Tensor], Tensor] | None:
         activation = activation_of(module, eight_bits=self.training.eight_bits)
         if activation is not None:
-            return LeanPointwise(activation=activation)
+            return LeanPointwise(activation=activation, dtype=self.training.dtype)
         dims = len(_input_shape(node))
         if (type(module), dims) in ((nn.MaxPool1d, 3), (nn.MaxPool2d, 4)):
             assert isinstance(module, nn.MaxPool1d | nn.MaxPool2d)

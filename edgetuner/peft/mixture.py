@@ -29,8 +29,8 @@ class Responses:
         """`u (N, O, *L)` of `x (N, I, *K)`, and `q (N, r, *L)` if the kernel is adapted."""
         layer = self.layer
         adapted = layer.update is not None
-        filters = layer.frozen_filters(None, with_suffix=adapted)
-        out = inner(layer.geometry.convolve(image(x), filters, None))
+        filters = layer.cast(layer.frozen_filters(None, with_suffix=adapted))
+        out = inner(layer.geometry.convolve(image(layer.cast(x)), filters, None))
         parts = layer.parts(out) if adapted else (out,)
         return tuple(outer(part).squeeze(2) if x.ndim == 3 else outer(part) for part in parts)
 
@@ -48,7 +48,8 @@ class Mixture:
         layer = self.layer
         core = None if layer.update is None else layer.update.core
         beta = None if layer.norm is None else layer.norm.beta
-        others = (None if value is None else raised(value) for value in (q, residual))
+        maps = layer.cast(maps)
+        others = (None if v is None else raised(layer.cast(v)) for v in (q, residual))
         y: Tensor
         if torch.is_grad_enabled():
             y = _Mix.apply(layer, raised(maps), *others, core, beta)  # type: ignore[no-untyped-call]
@@ -61,16 +62,15 @@ def _mixed(
     layer: LeanConvolution, maps: Tensor, q: Tensor | None, residual: Tensor | None
 ) -> Tensor:
     """What the activation gets, `(N, H, W, O)`, the caller's own."""
-    scale = layer.scale()
+    z, scale = inner(maps), layer.scale()
     bias = layer.bias(scale)
-    z = inner(maps)
     if scale is not None and bias is not None:
-        z = torch.addcmul(bias, z, scale)
+        z = torch.addcmul(bias.to(z.dtype), z, scale.to(z.dtype))
     else:
-        z = z.clone() if bias is None else z + bias
+        z = z.clone() if bias is None else z + bias.to(z.dtype)
     z = z.contiguous()
     if q is not None:
-        rows(z).addmm_(rows(inner(q)), layer.core(scale).to(z.dtype).T)
+        rows(z).addmm_(rows(inner(q)).to(z.dtype), layer.core(scale).to(z.dtype).T)
     return z if residual is None else z.add_(inner(residual))
 
 
@@ -103,5 +103,5 @@ class _Mix(torch.autograd.Function):
         residual_wanted, core_wanted, beta_wanted = ctx.needs_input_grad[3:]
         g = layer.activation.backward(inner(grad), pieces).contiguous()  # (N, H, W, O)
         core = layer.core_gradient(g, kept, layer.scale()) if core_wanted else None
-        beta = rows(g).sum(0) if beta_wanted else None
+        beta = layer.beta_gradient(g) if beta_wanted else None
         return None, None, None, outer(g) if residual_wanted else None, core, beta

@@ -37,3 +37,8 @@ class Norm:
         if not self.module.affine:
             return shift
         return shift + (self.module.bias if self.beta is None else self.beta)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Of `x (..., C)`, a tensor of its own, in its type."""
+        scale = self.scale()
+        return torch.addcmul(self.shift(scale).to(x.dtype), x, scale.to(x.dtype))

@@ -21,14 +21,17 @@ class LeanPointwise:
     Attributes:
         norm: the batch norm, of which nothing is kept.
         activation: of which its own least is kept.
+        dtype: what is computed in, None for the input's own.
     """
 
     norm: Norm | None = None
     activation: Activation = IDENTITY
+    dtype: torch.dtype | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Of the shape of x, `(N, C, *L)`."""
         flat = x.ndim == 3
+        x = x if self.dtype is None else x.to(self.dtype)
         pixels = image(x) if flat or x.ndim == 4 else x
         beta = None if self.norm is None else self.norm.beta
         y: Tensor
@@ -42,8 +45,7 @@ class LeanPointwise:
         """What the activation gets of `x (N, H, W, C)`, a tensor of its own."""
         if self.norm is None:
             return x.clone(memory_format=torch.contiguous_format)
-        scale = self.norm.scale()
-        return torch.addcmul(self.norm.shift(scale), x, scale)
+        return self.norm.apply(x)
 
 
 class _Pointwise(torch.autograd.Function):
@@ -53,7 +55,7 @@ class _Pointwise(torch.autograd.Function):
         if not any(ctx.needs_input_grad):
             return outer(layer.activation.infer(z))
         y, pieces = layer.activation.forward(z)
-        ctx.layer = layer
+        ctx.layer, ctx.beta_dtype = layer, None if beta is None else beta.dtype
         ctx.save_for_backward(pieces)
         return outer(y)
 
@@ -64,6 +66,6 @@ class _Pointwise(torch.autograd.Function):
         (pieces,) = ctx.saved_tensors
         _, x_wanted, beta_wanted = ctx.needs_input_grad
         g = layer.activation.backward(inner(grad), pieces)
-        beta = rows(g).sum(0) if beta_wanted else None
-        scaled = g if layer.norm is None else g * layer.norm.scale()
+        beta = rows(g).sum(0, dtype=ctx.beta_dtype) if beta_wanted else None
+        scaled = g if layer.norm is None else g * layer.norm.scale().to(g.dtype)
         return None, outer(scaled) if x_wanted else None, beta

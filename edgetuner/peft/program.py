@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
@@ -27,6 +28,7 @@ class Step:
         args, kwargs: with a `Node` wherever a value belongs.
         trained: a gradient is wanted of it, or of something before it.
         why: why autograd keeps what it always does of this step; empty where it is lean.
+        dtype: what floats among the arguments are turned into, if into anything.
     """
 
     node: Node
@@ -36,6 +38,7 @@ class Step:
     kwargs: dict[str, Any]
     trained: bool
     why: str = ""
+    dtype: torch.dtype | None = None
 
     @property
     def inputs(self) -> list[Node]:
@@ -50,17 +53,23 @@ class Program:
     """Steps in order, from one tensor to another.
 
     Values are forgotten after their last use, so that autograd alone decides what stays.
+
+    Attributes:
+        source, result: the tensor it takes, and the one it gives.
+        steps: in order.
+        dtype: of the result, None as it comes.
     """
 
     source: Node
     result: Node
     steps: tuple[Step, ...]
+    dtype: torch.dtype | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """What the captured module answers."""
         values = {self.source: _laid_out(x)}
         _run(self._whole, values)
-        logits: Tensor = values[self.result]
+        logits: Tensor = _in(self.dtype, values[self.result])
         return logits
 
     def walk(self, x: Tensor) -> Iterator[Step]:
@@ -95,7 +104,7 @@ class Program:
         """The answer from the values at the border."""
         values = dict(zip(self.border, border, strict=True))
         _run(self._after, values)
-        logits: Tensor = values[self.result]
+        logits: Tensor = _in(self.dtype, values[self.result])
         return logits
 
     @cached_property
@@ -136,5 +145,13 @@ def _run(steps: Iterable[tuple[Step, list[Node]]], values: Values) -> None:
 
 def _evaluate(step: Step, values: Values) -> Any:
     # a function of its own: its variables would hold the arguments beyond their last use
-    args, kwargs = map_arg((step.args, step.kwargs), values.__getitem__)
+    def value(node: Node) -> Any:
+        return _in(step.dtype, values[node])
+
+    args, kwargs = map_arg((step.args, step.kwargs), value)
     return step.run(*args, **kwargs)
+
+
+def _in(dtype: torch.dtype | None, value: Any) -> Any:
+    floats = dtype is not None and isinstance(value, Tensor) and value.is_floating_point()
+    return value.to(dtype) if floats else value

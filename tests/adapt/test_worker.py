@@ -244,3 +244,43 @@ def test_an_error_without_a_message_is_told_by_its_name(
     result = made.result()
     assert result is not None and "MemoryError" in result["error"]["message"]
     assert "MemoryError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cuda"])
+def test_training_that_fails_on_cuda_is_done_again_on_the_cpu_unless_cuda_was_demanded(
+    wanted: str, tmp_path: Path, wave_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Any]] = []
+    climb = worker.climb
+    device = type("Device", (), {"total_memory": 8 * 2**30})
+    monkeypatch.setattr(worker, "choose_device", lambda _: "cuda")
+    monkeypatch.setattr(worker, "_report", lambda rung, **facts: told.append({rung: facts}))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: device)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda _: None)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_: self)
+    monkeypatch.setattr(worker.Material, "to", lambda self, device: "on " + device)
+
+    def on_the_cpu_alone(module: Any, material: Any, *rest: Any) -> Any:
+        if material == "on cuda":
+            raise RuntimeError("NVML_SUCCESS == r INTERNAL ASSERT FAILED\nand more")
+        return climb(module, material, *rest)
+
+    monkeypatch.setattr(worker, "climb", on_the_cpu_alone)
+    asked = job(tmp_path, wave_bundle, QUICK.model_copy(update={"device": wanted}))
+    if wanted == "cuda":
+        with pytest.raises(RuntimeError, match="INTERNAL ASSERT"):
+            worker.run(asked)
+        return
+    result = worker.run(asked)
+    assert result["rung"] == "cores"
+    assert {"cpu": {"why": "NVML_SUCCESS == r INTERNAL ASSERT FAILED"}} in told
+
+
+def test_cores_can_be_trained_in_brain_floats(tmp_path: Path, wave_bundle: Path) -> None:
+    asked = job(tmp_path, wave_bundle, QUICK.model_copy(update={"precision": "bfloat16"}))
+    result = worker.run(asked)
+    assert result["rung"] == "cores"
+    losses = result["first_loss"], result["last_loss"]
+    assert losses[1] < losses[0]
+    weights = Bundle.load(asked.path / jobs.CANDIDATE).weights
+    assert {str(weight.dtype) for weight in weights.values()} <= {"float32", "int64"}

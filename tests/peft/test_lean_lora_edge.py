@@ -9,6 +9,7 @@ from torch import nn  # noqa: E402
 from edgetuner.models import BACKBONES, build, embed  # noqa: E402
 from edgetuner.peft.lean_lora_edge import LeanLoraEdge  # noqa: E402
 from edgetuner.peft.lora_edge import LoraEdge  # noqa: E402
+from edgetuner.peft.saved import saved_for_backward  # noqa: E402
 from tests.peft.nets import (  # noqa: E402
     CHANNELS,
     CLASSES,
@@ -230,3 +231,28 @@ def test_the_prefix_before_the_first_trained_layer_can_be_run_apart():
     border = lean.program.prefix(x)
     assert torch.equal(lean.program.resume(border), lean(x))
     assert not any(value.requires_grad for value in border)
+
+
+@pytest.mark.parametrize("backbone", ["t_resnet", "mobilenet_v2", "small_cnn"])
+@pytest.mark.parametrize("apart", [False, True])
+def test_maps_in_brain_floats_train_weights_in_single_precision(backbone, apart):
+    base = build(backbone, CHANNELS, LENGTH, CLASSES).eval()
+    options = {"rank": 2, "clip": True, "batch_norm_beta": True, "head": "head"}
+    single = LeanLoraEdge(base, windows(2), **options)
+    brain = LeanLoraEdge(base, windows(2), dtype=torch.bfloat16, apart=apart, **options)
+    assert brain.why == ""
+    x = windows()
+    kept, answers, gradients = [], [], []
+    for adapter in (single, brain):
+        with saved_for_backward(adapter) as saved:
+            y = adapter(x)
+        kept.append(saved.bytes)
+        answers.append(y)
+        trained = [weight for group in adapter.groups().values() for weight in group]
+        found = torch.autograd.grad(y.square().sum() / y.detach().square().sum(), trained)
+        assert {gradient.dtype for gradient in found} == {torch.float32}
+        gradients.append(torch.cat([gradient.flatten() for gradient in found]).double())
+    assert answers[1].dtype == torch.float32
+    assert (answers[0] - answers[1]).norm() < 0.05 * answers[0].norm()
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.98
+    assert kept[1] < kept[0]
