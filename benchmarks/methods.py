@@ -19,6 +19,7 @@ from benchmarks.memflora import memflora
 from edgetuner.peft.layout import kernels_innermost
 from edgetuner.peft.lean_lora_edge import LeanLoraEdge
 from edgetuner.peft.lora_edge import LoraEdge
+from edgetuner.peft.prefix import PrefixCache
 
 Forward = Callable[[Any], Tensor]
 
@@ -31,13 +32,15 @@ class Method:
         forward: logits `(N, K)` of windows `(N, C, T)`, or of what `prepare` made of them.
         trained: what Adam moves.
         modules: all that holds weights.
-        prepare: done once per window, not once per step.
+        prepare: done once per window, not once per step; of one micro-batch.
+        micro_batch: windows at once, None for the whole batch.
     """
 
     forward: Forward
     trained: list[nn.Parameter]
     modules: tuple[nn.Module, ...]
     prepare: Callable[[Tensor], Any] = field(default=lambda x: x)
+    micro_batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,13 @@ def lora_edge_fp16(setting: Setting) -> Method:
     return _adapter(_lean(setting, setting.layers, q_dtype=torch.float16))
 
 
+def lora_edge_micro_8(setting: Setting) -> Method:
+    """The lean form, eight windows at once; their gradients add up to that of the batch."""
+    method = _adapter(_lean(setting, setting.layers))
+    method.micro_batch = 8
+    return method
+
+
 def lora_edge_first_cached(setting: Setting) -> Method:
     """The lean form of every layer; what the first ones make of a window was computed once."""
     return _cached(setting, setting.layers)
@@ -138,6 +148,7 @@ METHODS: dict[str, Callable[[Setting], Method]] = {
     "lora_edge": lora_edge,
     "lora_edge_lean": lora_edge_lean,
     "lora_edge_fp16": lora_edge_fp16,
+    "lora_edge_micro_8": lora_edge_micro_8,
     "lora_edge_first_cached": lora_edge_first_cached,
     "lora_edge_cached": lora_edge_cached,
 }
@@ -177,13 +188,17 @@ def _cached(setting: Setting, layers: tuple[str, ...]) -> Method:
     program = adapter.program
     assert program is not None
 
-    @torch.no_grad()
-    def prepare(x: Tensor) -> list[Tensor]:
-        return [value.half() for value in program.prefix(x)]
+    def prepare(x: Tensor) -> tuple[PrefixCache, Tensor]:
+        cache = PrefixCache(adapter, len(x))
+        cache.border(range(len(x)), x)
+        return cache, x
+
+    def forward(prepared: tuple[PrefixCache, Tensor]) -> Tensor:
+        cache, x = prepared
+        return program.resume(cache.border(range(len(x)), x))
 
     method = _adapter(adapter)
-    method.forward = lambda cached: program.resume(value.float() for value in cached)
-    method.prepare = prepare
+    method.forward, method.prepare = forward, prepare
     return method
 
 

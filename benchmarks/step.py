@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.allocator import peak_allocated
 from benchmarks.methods import METHODS, Method, Setting
 from edgetuner.heap import keep_freed_memory
 from edgetuner.models import build, count_weights
@@ -41,7 +42,7 @@ def measure(
     y = torch.randint(0, CLASSES, (batch,), generator=generator)
     methods = {name: make(setting) for name, make in METHODS.items()}
     weights = count_weights(setting.base)
-    memory = {name: _memory(method, x, weights) for name, method in methods.items()}
+    memory = {name: _memory(method, x, y, weights) for name, method in methods.items()}
     turns = {name: _stepper(method, x, y) for name, method in methods.items()}
     seconds = _take_turns(turns | {"inference": lambda: _infer(setting.base, x)}, rounds)
     return {
@@ -69,9 +70,9 @@ def _pointwise(conv: nn.Conv1d | nn.Conv2d) -> bool:
     return conv.weight[0, 0].numel() == 1
 
 
-def _memory(method: Method, x: Tensor, weights: int) -> dict[str, float]:
-    """Bytes kept of a forward pass, and the peak training state with Adam."""
-    prepared = method.prepare(x)
+def _memory(method: Method, x: Tensor, y: Tensor, weights: int) -> dict[str, float]:
+    """Bytes kept of a forward pass, the training state with Adam, and the peak of a whole step."""
+    prepared = method.prepare(x[: method.micro_batch])
     with saved_for_backward(*method.modules) as saved:
         method.forward(prepared)
     held = sum(
@@ -81,9 +82,12 @@ def _memory(method: Method, x: Tensor, weights: int) -> dict[str, float]:
     )
     trained = sum(weight.nbytes for weight in method.trained)
     count = sum(weight.numel() for weight in method.trained)
+    step = _stepper(method, x, y)
+    step()  # gradients and moments are there from the first step on
     return {
         "saved_bytes": saved.bytes,
         "state_peak_bytes": held + (1 + _ADAM) * trained + saved.bytes,
+        "peak_bytes": held + (1 + _ADAM) * trained + peak_allocated(step),
         "trained": count,
         "trained_fraction": count / weights,
     }
@@ -91,12 +95,17 @@ def _memory(method: Method, x: Tensor, weights: int) -> dict[str, float]:
 
 def _stepper(method: Method, x: Tensor, y: Tensor) -> Callable[[], None]:
     optimiser = torch.optim.Adam(method.trained, lr=1e-4)
-    prepared = method.prepare(x)
+    size = method.micro_batch or len(x)
+    parts = [
+        (method.prepare(windows), labels)
+        for windows, labels in zip(torch.split(x, size), torch.split(y, size), strict=True)
+    ]
 
     def step() -> None:
-        loss = nn.functional.cross_entropy(method.forward(prepared), y)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.zero_grad(set_to_none=False)
+        for windows, labels in parts:
+            loss = nn.functional.cross_entropy(method.forward(windows), labels, reduction="sum")
+            (loss / len(x)).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
 
     return step
@@ -128,13 +137,16 @@ def _times(own: list[float], full: list[float], inference: list[float]) -> dict[
 
 
 def _table(result: dict[str, dict[str, float]]) -> str:
-    lines = ["method            / full  / inference   saved MB    peak MB    trained   fraction"]
+    columns = ("/ full", "/ inference", "saved MB", "state MB", "peak MB", "trained", "fraction")
+    widths = (8, 12, 9, 9, 9, 9, 9)
+    head = "".join(name.rjust(width) for name, width in zip(columns, widths, strict=True))
+    lines = [f"{'method':23}{head}"]
     for name, facts in result.items():
-        line = f"{name:17} {facts['ratio_to_full']:6.3f} {facts['ratio_to_inference']:12.2f}"
+        line = f"{name:23}{facts['ratio_to_full']:8.3f}{facts['ratio_to_inference']:12.2f}"
         if "trained" in facts:
-            saved, peak = facts["saved_bytes"] / 1e6, facts["state_peak_bytes"] / 1e6
-            line += f" {saved:10.3f} {peak:10.2f} {facts['trained']:10.0f}"
-            line += f" {facts['trained_fraction']:10.4f}"
+            sizes = (facts[key] / 1e6 for key in ("saved_bytes", "state_peak_bytes", "peak_bytes"))
+            line += "{:9.3f}{:9.2f}{:9.1f}".format(*sizes)
+            line += f"{facts['trained']:9.0f}{facts['trained_fraction']:9.4f}"
         lines.append(line)
     return "\n".join(lines)
 

@@ -46,7 +46,7 @@ class Training:
         extras: further trainables by the identity of the parameter that each stands for.
         alpha, q_dtype: see `LeanConvolution`.
         eight_bits: see `activation.Smooth`.
-        dtype: what the lean steps compute in; the others in their own.
+        dtype: what the lean steps compute in, None for the base's own; the others in the base's.
         apart: take a trained convolution of a frozen input in two steps, of which the first is
             frozen too (`peft.mixture`), so that it can be cached.
     """
@@ -149,7 +149,10 @@ class _Lowering:
                 if part.trained:
                     trained.add(part.node)
                 steps.append(part)
-        return Program(source, result, _alive(steps, result), self.own_dtype)
+        coarse = frozenset(
+            q for step in steps if isinstance(step.run, Mixture) for q in step.args[1:]
+        )
+        return Program(source, result, _alive(steps, result), self.own_dtype, coarse)
 
     @property
     def own_dtype(self) -> torch.dtype | None:

@@ -49,7 +49,9 @@ class Mixture:
         core = None if layer.update is None else layer.update.core
         beta = None if layer.norm is None else layer.norm.beta
         maps = layer.cast(maps)
-        others = (None if v is None else raised(layer.cast(v)) for v in (q, residual))
+        residual = None if residual is None else layer.cast(residual)
+        # `q` as it comes: it is kept, and a cache has it in half precision
+        others = (None if value is None else raised(value) for value in (q, residual))
         y: Tensor
         if torch.is_grad_enabled():
             y = _Mix.apply(layer, raised(maps), *others, core, beta)  # type: ignore[no-untyped-call]

@@ -67,7 +67,11 @@ class PrefixCache:
         if fresh:
             self._add([ids[row] for row in fresh], self._program.prefix(x[fresh]))
         rows = torch.tensor([self._rows[number] for number in ids], device=x.device)
-        return [pool[rows].to(x.dtype).movedim(-1, 1) for pool in self._pools]
+        values = [pool[rows].movedim(-1, 1) for pool in self._pools]
+        return [
+            value if node in self._program.coarse else value.to(x.dtype)
+            for node, value in zip(self._program.border, values, strict=True)
+        ]
 
     def _add(self, ids: Sequence[int], values: Sequence[Tensor]) -> None:
         start = len(self._rows)

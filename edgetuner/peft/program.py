@@ -28,7 +28,7 @@ class Step:
         args, kwargs: with a `Node` wherever a value belongs.
         trained: a gradient is wanted of it, or of something before it.
         why: why autograd keeps what it always does of this step; empty where it is lean.
-        dtype: what floats among the arguments are turned into, if into anything.
+        dtype: what floats among the arguments are turned into, None for what they are.
     """
 
     node: Node
@@ -58,12 +58,14 @@ class Program:
         source, result: the tensor it takes, and the one it gives.
         steps: in order.
         dtype: of the result, None as it comes.
+        coarse: values that may be given to `resume` in half precision; they are kept as they are.
     """
 
     source: Node
     result: Node
     steps: tuple[Step, ...]
     dtype: torch.dtype | None = None
+    coarse: frozenset[Node] = frozenset()
 
     def __call__(self, x: Tensor) -> Tensor:
         """What the captured module answers."""

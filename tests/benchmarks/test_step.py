@@ -29,6 +29,8 @@ def test_every_method_trains_what_its_paper_says(measured):
         "lora_edge": 2304,
         "lora_edge_lean": 2304,
         "lora_edge_fp16": 2304,
+        "lora_edge_micro_8": 2304,
+        "lora_edge_first_cached": 2304,
         "lora_edge_cached": 768,
         "inference": None,
     }
@@ -39,6 +41,9 @@ def test_memory_is_that_of_the_method(measured):
     # of each of 60 positions: q of 11 layers in two, and the bits of 3 x 64 and 6 x 128 maps
     assert saved["lora_edge_lean"] == 8 * 60 * (11 * 2 * 4 + (3 * 64 + 6 * 128) // 8)
     assert saved["lora_edge_fp16"] == 8 * 60 * (11 * 2 * 2 + (3 * 64 + 6 * 128) // 8)
+    assert saved["lora_edge_micro_8"] == saved["lora_edge_lean"]  # a batch of eight
+    # the cache has q of the first two layers in two bytes
+    assert saved["lora_edge_first_cached"] == saved["lora_edge_lean"] - 8 * 60 * 2 * 2 * 2
     assert saved["memflora"] == saved["lora_edge_lean"]
     assert saved["lora_edge"] > 40 * saved["lora_edge_lean"]
     for facts in measured.values():

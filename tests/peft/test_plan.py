@@ -1,12 +1,10 @@
-import itertools
-
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
-from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
+from benchmarks.allocator import peak_allocated  # noqa: E402
 from edgetuner.errors import BudgetError, UsageError  # noqa: E402
 from edgetuner.models import build  # noqa: E402
 from edgetuner.peft.footprint import Growth  # noqa: E402
@@ -44,15 +42,6 @@ def test_what_is_kept_is_foretold(adapter, planned, windows):
     assert planned.saved_bytes(windows) == pytest.approx(kept, rel=0.01)
 
 
-def allocated(run):
-    """The most that torch's own allocator had given out at once."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        run()
-    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
-    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-    return max(itertools.accumulate(changes))
-
-
 @pytest.mark.parametrize(
     ("backbone", "args", "options"),
     [
@@ -78,7 +67,7 @@ def test_the_measured_peak_is_within_a_tenth_of_the_foretold(backbone, args, opt
     step()
     peak = planned.peak_bytes(windows)
     held = planned.peak_bytes(0) - Growth(planned.growth).bytes(0)
-    assert peak == pytest.approx(held + allocated(step), rel=0.1)
+    assert peak == pytest.approx(held + peak_allocated(step), rel=0.1)
 
 
 def test_the_state_of_t_resnet_is_at_the_floor(planned):
