@@ -83,8 +83,8 @@ def split(bundle: Bundle, seed: int) -> Split:
     chosen = np.concatenate(
         [draw.permutation(learn[windows.y[learn] == k])[:LABELS_PER_CLASS] for k in range(7)]
     )
-    x = (windows.x - bundle.mean[:, None]) / bundle.std[:, None]
-    x = torch.from_numpy(x.astype(np.float32))
+    scaled = (windows.x - bundle.mean[:, None]) / bundle.std[:, None]
+    x = torch.from_numpy(scaled.astype(np.float32))
     y = torch.from_numpy(windows.y)
     return Split(x[chosen], y[chosen], x[test], windows.y[test])
 

@@ -198,7 +198,8 @@ class AdaptConfig(_Section):
     )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
-        description="feature maps while the cores are trained; what is trained stays float32",
+        description="feature maps while the cores are trained; what is trained stays float32. "
+        "bfloat16 is for cuda: where device is auto and there is none, it is float32 after all",
     )
     cuda_graph: bool = Field(
         default=False, description="on cuda, launch a step as one graph instead of kernel by kernel"

@@ -62,7 +62,7 @@ class GraphedGradient(Gradient):
         for place, tensor in zip(self._inputs, given, strict=True):
             place.copy_(tensor)
         self._graph.replay()
-        return self._share
+        return self._share.clone()  # the next replay overwrites it
 
     def _capture(self, given: list[Tensor]) -> torch.cuda.CUDAGraph:
         self._inputs = [tensor.clone() for tensor in given]

@@ -102,7 +102,7 @@ class Climbed:
     module: nn.Module
     held_f1: float | None
     seconds: float
-    facts: dict[str, float]
+    facts: dict[str, Any]
 
     def to_wire(self) -> dict[str, Any]:
         """JSON-compatible evidence."""
@@ -144,7 +144,7 @@ def best(climbed: list[Climbed]) -> Climbed:
 
 def statistics(
     module: nn.Module, material: Material, settings: AdaptConfig, report: Report
-) -> tuple[nn.Module, dict[str, float]]:
+) -> tuple[nn.Module, dict[str, Any]]:
     """Batch-norm statistics of the unlabelled windows, if a head on them does better.
 
     A hundred windows of a few activities can mislead as well as help. Which it was is told by the
@@ -166,7 +166,7 @@ def statistics(
 
 def head(
     module: nn.Module, material: Material, settings: AdaptConfig, report: Report
-) -> tuple[nn.Module, dict[str, float]]:
+) -> tuple[nn.Module, dict[str, Any]]:
     """The last linear layer, solved in closed form on the features of the labelled windows."""
     adapted = copy.deepcopy(module)
     solved = _solve(module, material)
@@ -184,7 +184,7 @@ def head(
 
 def cores(
     module: nn.Module, material: Material, settings: AdaptConfig, report: Report
-) -> tuple[nn.Module, dict[str, float]]:
+) -> tuple[nn.Module, dict[str, Any]]:
     """The LoRA-Edge cores, with batch-norm shifts and head; fused into the dense kernels."""
     x, y = material.with_source()
     adapted = copy.deepcopy(module)
@@ -207,6 +207,7 @@ def cores(
         "core_norm": adapter.core_norm(),
         "micro_batch": course.micro_batch,
         "prefix_cached": course.cached,
+        **({"not_lean": adapter.why} if adapter.why else {}),
         "first_loss": losses[0],
         "last_loss": losses[-1],
     }
@@ -234,7 +235,7 @@ def adapter_of(
         batch_norm_beta=selected.norms if settings.batch_norm_beta else (),
         head=head,
         suffixes=suffixes,
-        dtype=torch.bfloat16 if settings.precision == "bfloat16" else None,
+        dtype=_PRECISIONS[settings.precision],
         apart=True,
     )
 
@@ -272,7 +273,9 @@ def _course(adapter: LeanLoraEdge, x: Tensor, settings: AdaptConfig) -> Course:
         ) from None
 
 
-RUNGS: dict[str, Callable[..., tuple[nn.Module, dict[str, float]]]] = {
+_PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
+
+RUNGS: dict[str, Callable[..., tuple[nn.Module, dict[str, Any]]]] = {
     "statistics": statistics,
     "head": head,
     "cores": cores,

@@ -61,7 +61,9 @@ def train_cores(
     trained = [weight for weights in groups.values() for weight in weights]
     course = course or Course(settings.batch_size, cached=False, peak_bytes=0)
     gather, forward = _source(adapter, x, course)
-    if settings.cuda_graph and x.is_cuda:
+    # what is not lean may wait for the device in between, which a graph cannot hold
+    lean = isinstance(adapter, LeanLoraEdge) and adapter.fully_lean
+    if settings.cuda_graph and x.is_cuda and lean:
         gradient: Gradient = GraphedGradient(
             forward, settings.batch_size, settings.label_smoothing, trained
         )

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import gc
 import json
 import os
 import re
@@ -39,7 +40,7 @@ from edgetuner.bundle import Bundle, Tensors, describe, write_bundle
 from edgetuner.config import FACTORY_PATTERN, AdaptConfig
 from edgetuner.drift.calibrate import MIN_WINDOWS, calibrate
 from edgetuner.drift.conformal import Reference
-from edgetuner.errors import AdaptationError, EdgetunerError, UsageError
+from edgetuner.errors import AdaptationError, BudgetError, EdgetunerError, UsageError
 from edgetuner.factories import build_module
 from edgetuner.heap import keep_freed_memory
 from edgetuner.inference import choose_device
@@ -160,19 +161,33 @@ def _factory(text: str) -> str:
 def _climb(module: nn.Module, material: Material, settings: AdaptConfig) -> list[Climbed]:
     """The rungs, on the device that the settings ask for; their modules are on the CPU."""
     device = choose_device(settings.device)
-    if device == "cpu":
+    if device == "cpu" and settings.device == "cpu":
         return climb(module, material, settings, _report)
-    try:
-        total = torch.cuda.get_device_properties(0).total_memory
-        share = settings.memory_budget_mb * _MB / total
-        torch.cuda.set_per_process_memory_fraction(min(1.0, share))  # no cgroup sees this memory
-        climbed = climb(copy.deepcopy(module).to(device), material.to(device), settings, _report)
-        return [replace(rung, module=rung.module.cpu()) for rung in climbed]
-    except RuntimeError as error:  # out of memory, or a kernel that this chip does not have
-        if settings.device == "cuda":
-            raise
-        _report("cpu", why=str(error).splitlines()[0])
-    return climb(module, material, settings, _report)
+    if device == "cuda":
+        try:
+            return _climb_on_cuda(module, material, settings)
+        except (RuntimeError, BudgetError) as error:  # no memory, or no kernel for this chip
+            if settings.device == "cuda":
+                raise
+            _report("cpu", why=str(error).splitlines()[0])
+        _forget_cuda()
+    # brain floats were asked for the sake of a GPU: most CPUs are many times slower in them
+    return climb(module, material, settings.model_copy(update={"precision": "float32"}), _report)
+
+
+def _climb_on_cuda(module: nn.Module, material: Material, settings: AdaptConfig) -> list[Climbed]:
+    """The rungs on a GPU, where no cgroup sees the memory that is taken."""
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, settings.memory_budget_mb * _MB / total))
+    climbed = climb(copy.deepcopy(module).to("cuda"), material.to("cuda"), settings, _report)
+    return [replace(rung, module=rung.module.cpu()) for rung in climbed]
+
+
+def _forget_cuda() -> None:
+    """Gives back the memory that the failed attempt took: on a Jetson it is the CPU's own."""
+    gc.collect()
+    with contextlib.suppress(RuntimeError):
+        torch.cuda.empty_cache()
 
 
 def _material(base: Bundle, windows: Windows) -> Material:

@@ -22,9 +22,6 @@ aten = torch.ops.aten
 class Activation(Protocol):
     """An elementwise map of tensors of any shape."""
 
-    def bits(self, dtype: torch.dtype) -> int:
-        """What `forward` keeps, bits an element."""
-
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
         """The value, and what `backward` needs. `z` may be overwritten: it belongs to the call."""
 
@@ -38,9 +35,6 @@ class Activation(Protocol):
 @dataclass(frozen=True)
 class Identity:
     """No activation."""
-
-    def bits(self, dtype: torch.dtype) -> int:
-        return 0
 
     def forward(self, z: Tensor) -> tuple[Tensor, None]:
         return z, None
@@ -68,9 +62,6 @@ class Piecewise:
     inside: float = 1.0
     outside: float = 0.0
     by_value: bool = True
-
-    def bits(self, dtype: torch.dtype) -> int:
-        return 1
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         if not self.by_value:
@@ -104,9 +95,6 @@ class Smooth:
     low: float  # range of the derivative
     high: float
     eight_bits: bool = False
-
-    def bits(self, dtype: torch.dtype) -> int:
-        return 8 if self.eight_bits else 8 * dtype.itemsize
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         z = z.contiguous()

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Node, Tracer
+from torch.fx.node import map_arg
 from torch.nn import functional
 
 from edgetuner.errors import ModelError
 
-# What a forward pass may raise when it is given a stand-in for a tensor.
-_UNTRACEABLE = (
+# What may be raised where a stand-in for a tensor is taken for one.
+UNTRACEABLE = (
     TypeError,
     ValueError,
     RuntimeError,
@@ -59,7 +60,7 @@ _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.Feature
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-_SHAPE = "edgetuner.shape"
+_SHAPE, _DTYPE = "edgetuner.shape", "edgetuner.dtype"
 
 
 def trace(base: nn.Module, example: Tensor) -> Graph:
@@ -73,7 +74,7 @@ def trace(base: nn.Module, example: Tensor) -> Graph:
         graph = Tracer().trace(base)
         with torch.no_grad():
             _Shapes(GraphModule(base, graph)).run(example)
-    except _UNTRACEABLE as error:
+    except UNTRACEABLE as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
             "cannot be traced",
@@ -81,11 +82,11 @@ def trace(base: nn.Module, example: Tensor) -> Graph:
             value=reason[0],
             remedy="keep decisions by shape or value out of forward",
         ) from error
-    _see_new_values(graph, base)
     for node in list(graph.nodes):
         if _does_nothing(node, base):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
+    _see_new_values(graph, base)
     return graph
 
 
@@ -104,9 +105,7 @@ def module_at(node: Node, base: nn.Module) -> nn.Module | None:
         return None
     make, names = _MODULES[node.target]
     options = dict(zip(names, node.args[1:], strict=False)) | _options(node)
-    if any(isinstance(value, Node) for value in options.values()):
-        return None
-    return make(**options)
+    return None if _has_nodes(options) else make(**options)
 
 
 def summands(node: Node) -> tuple[Node, Node] | None:
@@ -125,13 +124,21 @@ def shape(node: Node) -> torch.Size | None:
     return found
 
 
+def is_per_window(node: Node, windows: int) -> bool:
+    """Whether a value is floats with a row for each of so many windows, at the example."""
+    size, dtype = shape(node), node.meta.get(_DTYPE)
+    if size is None or dtype is None or len(size) < 2:
+        return False
+    return size[0] == windows and bool(dtype.is_floating_point)
+
+
 class _Shapes(Interpreter):
     """Notes the shape of every tensor; torch's own pass imports its symbolic algebra for more."""
 
     def run_node(self, node: Node) -> Any:
         result = super().run_node(node)
         if isinstance(result, Tensor):
-            node.meta[_SHAPE] = result.shape
+            node.meta[_SHAPE], node.meta[_DTYPE] = result.shape, result.dtype
         return result
 
 
@@ -142,7 +149,7 @@ def _convolution(node: Node, base: nn.Module) -> nn.Module | None:
     weight, bias = (_parameter(t, base) if isinstance(t, Node) else t for t in tensors)
     if not isinstance(weight, nn.Parameter) or not isinstance(bias, nn.Parameter | None):
         return None
-    if any(isinstance(value, Node) for value in options.values()):
+    if _has_nodes(options):
         return None
     groups = options.get("groups", 1)
     make: Callable[..., nn.Conv1d | nn.Conv2d] = nn.Conv1d if weight.ndim == 3 else nn.Conv2d
@@ -161,7 +168,9 @@ def _convolution(node: Node, base: nn.Module) -> nn.Module | None:
 def _padding(node: Node) -> nn.Module | None:
     options = dict(zip(("pad", "mode", "value"), node.args[1:], strict=False)) | _options(node)
     widths, value = options["pad"], options.get("value")
-    if options.get("mode", "constant") != "constant" or len(widths) not in (2, 4):
+    if options.get("mode", "constant") != "constant" or _has_nodes(options):
+        return None
+    if len(widths) not in (2, 4):
         return None
     make = nn.ConstantPad1d if len(widths) == 2 else nn.ConstantPad2d
     return make(tuple(widths), value or 0.0)
@@ -173,6 +182,13 @@ def _parameter(node: Node, base: nn.Module) -> Any:
     return operator.attrgetter(str(node.target))(base)
 
 
+def _has_nodes(options: dict[str, Any]) -> bool:
+    """Whether an option is told by the input."""
+    found: list[Node] = []
+    map_arg(options, lambda node: found.append(node))
+    return bool(found)
+
+
 def _options(node: Node) -> dict[str, Any]:
     return {name: value for name, value in node.kwargs.items() if name != "input"}
 
@@ -181,7 +197,7 @@ def _see_new_values(graph: Graph, base: nn.Module) -> None:
     """Whoever reads a value after it was overwritten reads the one that was written."""
     order = {node: number for number, node in enumerate(graph.nodes)}
     for node in graph.nodes:
-        if not _in_place(node, base) or not node.args:
+        if not is_in_place(node, base) or not node.args:
             continue
         written = node.args[0]
         if not isinstance(written, Node):
@@ -197,7 +213,7 @@ def _see_new_values(graph: Graph, base: nn.Module) -> None:
             user.replace_input_with(written, node)
 
 
-def _in_place(node: Node, base: nn.Module) -> bool:
+def is_in_place(node: Node, base: nn.Module) -> bool:
     if node.op == "call_module":
         return bool(getattr(base.get_submodule(str(node.target)), "inplace", False))
     if node.op == "call_method":
@@ -219,6 +235,8 @@ def _is_view(node: Node) -> bool:
 
 
 def _does_nothing(node: Node, base: nn.Module) -> bool:
+    if not node.args:
+        return False
     if node.op == "call_module":
         module = module_at(node, base)
         return isinstance(module, (nn.Identity, *_DROPOUTS)) and not module.training

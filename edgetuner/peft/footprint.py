@@ -72,7 +72,7 @@ class Growth:
         """From the footprints of two batches, of `few` and of `many` windows."""
         one, other = run(few).alive, run(many).alive
         if len(one) != len(other):  # the computation is another one for another batch
-            one, other = [max(one)], [max(other)]
+            return cls([(0, -(-max(other) // many))])
         slopes = [(b - a) / (many - few) for a, b in zip(one, other, strict=True)]
         return cls(
             (round(a - slope * few), round(slope)) for a, slope in zip(one, slopes, strict=True)
@@ -99,17 +99,18 @@ def _upper_envelope(lines: Iterable[tuple[int, int]]) -> Sequence[tuple[int, int
 
 
 def step_footprint(
-    forward: Callable[[Tensor], Tensor],
+    forward: Callable[[Sequence[Tensor]], Tensor],
+    inputs: Sequence[Tensor],
     trained: Sequence[Tensor],
-    x: Tensor,
     known: Iterable[Tensor],
 ) -> Footprint:
-    """That of a forward and a backward pass over `x (N, C, T)`, the gradients included.
+    """That of a forward and a backward pass, its inputs and the gradients included.
 
     Nothing is left in `.grad`.
     """
-    footprint = Footprint([*known, *trained, x])
+    footprint = Footprint([*known, *trained, *inputs])
     with torch.enable_grad(), footprint:
-        loss = forward(x).square().sum()
+        gathered = [value.clone() for value in inputs]  # as they are for every micro-batch
+        loss = forward(gathered).square().sum()
         torch.autograd.grad(loss, list(trained), allow_unused=True)
     return footprint

@@ -179,6 +179,7 @@ class LeanConvolution:
         groups, dtype = self.geometry.groups, self.update.core.dtype
         if kept.ndim == 4:
             kernel = raised(self.conv.weight)
+            kernel = self.cast(kernel)
             kernel = self.geometry.filter_gradient(outer(g), kept.to(g.dtype), kernel).to(dtype)
             gradient = kernel.flatten(1) @ self.update.suffix.flatten(1).T
         else:

@@ -240,8 +240,14 @@ def _check_layers(base: nn.Module, layers: tuple[str, ...]) -> None:
         seen[id(module.weight)] = layer
 
 
+def shifted_norms(base: nn.Module) -> tuple[str, ...]:
+    """Every batch norm that has a bias."""
+    norms = ((n, m) for n, m in base.named_modules() if isinstance(m, _BatchNorm))
+    return tuple(name for name, norm in norms if norm._parameters.get("bias") is not None)
+
+
 def _betas(base: nn.Module, wanted: bool | Iterable[str]) -> tuple[str, ...]:
-    norms = {n: m for n, m in base.named_modules() if isinstance(m, _BatchNorm) and m.affine}
+    norms = shifted_norms(base)
     if isinstance(wanted, bool):
         if wanted and not norms:
             remedy = "switch it off"

@@ -18,7 +18,7 @@ from torch.fx import Graph, Node
 
 from edgetuner.errors import ModelError
 from edgetuner.peft.activation import IDENTITY, Activation, activation_of
-from edgetuner.peft.capture import module_at, shape, summands
+from edgetuner.peft.capture import is_in_place, module_at, shape, summands
 from edgetuner.peft.geometry import Geometry
 from edgetuner.peft.lean import LeanConvolution
 from edgetuner.peft.lora_edge import LowRankUpdate
@@ -26,7 +26,7 @@ from edgetuner.peft.mixture import Mixture, Responses
 from edgetuner.peft.norm import Norm
 from edgetuner.peft.pointwise import LeanPointwise
 from edgetuner.peft.pooling import LeanAvgPool, LeanMaxPool, mean_pool
-from edgetuner.peft.program import Program, Step
+from edgetuner.peft.program import BY_BATCH, Attribute, Program, Step
 
 # Operations of which autograd keeps no feature maps.
 _SHAPES = ("view", "reshape", "flatten", "transpose", "permute", "expand", "unsqueeze", "squeeze")
@@ -98,15 +98,14 @@ class Replaced:
         return torch.func.functional_call(self.module, now, args, kwargs)
 
 
-@dataclass(frozen=True, eq=False)
-class Attribute:
-    """A tensor of a module, wherever that was moved to."""
+@dataclass(frozen=True)
+class OnACopy:
+    """An operation that overwrites its first argument."""
 
-    owner: nn.Module
-    name: str
+    run: Callable[..., Any]
 
-    def __call__(self) -> Any:
-        return getattr(self.owner, self.name)
+    def __call__(self, first: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self.run(first.clone(), *args, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -149,10 +148,14 @@ class _Lowering:
                 if part.trained:
                     trained.add(part.node)
                 steps.append(part)
-        coarse = frozenset(
-            q for step in steps if isinstance(step.run, Mixture) for q in step.args[1:]
+        mixtures = (step for step in steps if isinstance(step.run, Mixture))
+        return Program(
+            source,
+            result,
+            _alive(steps, result),
+            dtype=self.own_dtype,
+            coarse=frozenset(q for step in mixtures for q in step.args[1:]),
         )
-        return Program(source, result, _alive(steps, result), self.own_dtype, coarse)
 
     @property
     def own_dtype(self) -> torch.dtype | None:
@@ -172,6 +175,8 @@ class _Lowering:
         kinds = 1 if layer.update is None else 2
         both.meta = dict(step.node.meta)  # its shape, too, is that of the result
         parts = [call(operator.getitem, (both, kind)) for kind in range(kinds)]
+        for part in parts:
+            part.meta = both.meta
         halves = [Step(both, f"{step.name}, frozen", first, (source,), {}, False)]
         halves += [Step(p, p.name, operator.getitem, p.args, {}, False) for p in parts]
         options = dict(zip(["residual"], residual, strict=False))
@@ -193,7 +198,7 @@ class _Lowering:
 
     def _convolution(self, node: Node) -> Step | None:
         conv = module_at(node, self.training.base)
-        if not isinstance(conv, nn.Conv1d | nn.Conv2d) or _no_lean_form(conv, node):
+        if not isinstance(conv, nn.Conv1d | nn.Conv2d) or self._no_lean_form(conv, node):
             return None
         source, geometry = self._padding(node, Geometry.of(conv), conv.weight.ndim - 2)
         tail, norm = self._followed_by_norm(node)
@@ -216,7 +221,7 @@ class _Lowering:
 
     def _norm(self, node: Node) -> Step | None:
         norm = self._fixed_norm(node)
-        if norm is None:
+        if norm is None or not node.args:
             return None
         tail, activation = self._followed_by_activation(node)
         layer = LeanPointwise(norm, activation, self.training.dtype)
@@ -283,7 +288,9 @@ class _Lowering:
         if lean is not None:
             return Step(node, name, lean, args[:1], {}, False)
         run, trained = self._plain(node)
-        return Step(node, name, run, args, kwargs, trained, _why(node, module), self.own_dtype)
+        if args and node.op != "get_attr" and is_in_place(node, self.training.base):
+            run = OnACopy(run)  # whoever reads later reads what it gives
+        return Step(node, name, run, args, kwargs, trained, self._why(node, module), self.own_dtype)
 
     def _lean(self, module: nn.Module, node: Node) -> Callable[[Tensor], Tensor] | None:
         activation = activation_of(module, eight_bits=self.training.eight_bits)
@@ -325,6 +332,35 @@ class _Lowering:
         assert callable(node.target)
         return node.target, False
 
+    def _no_lean_form(self, conv: nn.Module, node: Node) -> str:
+        """Why a convolution cannot be lean; empty if it can."""
+        if type(conv) not in (nn.Conv1d, nn.Conv2d):
+            return "a convolution with a forward pass of its own"
+        assert isinstance(conv, nn.Conv1d | nn.Conv2d)
+        if conv.padding_mode != "zeros":
+            return f"pads with {conv.padding_mode}, not with zeros"
+        if len(_input_shape(node)) != conv.weight.ndim:
+            return "no batch dimension"
+        if self.training.touches(conv.bias):
+            return "its bias is trained as that of another layer"
+        return ""
+
+    def _why(self, node: Node, module: nn.Module | None) -> str:
+        """Why a step is left to plain autograd; empty where that keeps no feature maps."""
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        if node.op == "get_attr" or isinstance(module, nn.Linear | nn.Flatten | nn.Unflatten):
+            return ""
+        if node.op != "call_module" and name in _KEEPS_NOTHING:
+            return ""
+        if isinstance(module, nn.Conv1d | nn.Conv2d):
+            return self._no_lean_form(module, node)
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            return BY_BATCH
+        kind = name if module is None else type(module).__name__
+        if node.op == "call_module" and module is None:
+            return "has hooks"
+        return f"no lean form of {kind}"
+
 
 def _alive(steps: list[Step], result: Node) -> tuple[Step, ...]:
     """Those that the result depends on."""
@@ -340,35 +376,6 @@ def _input_shape(node: Node) -> torch.Size:
     source = node.args[0] if node.args else None
     found = shape(source) if isinstance(source, Node) else None
     return torch.Size() if found is None else found
-
-
-def _no_lean_form(conv: nn.Module, node: Node) -> str:
-    """Why a convolution cannot be lean; empty if it can."""
-    if type(conv) not in (nn.Conv1d, nn.Conv2d):
-        return "a convolution with a forward pass of its own"
-    assert isinstance(conv, nn.Conv1d | nn.Conv2d)
-    if conv.padding_mode != "zeros":
-        return f"pads with {conv.padding_mode}, not with zeros"
-    if len(_input_shape(node)) != conv.weight.ndim:
-        return "no batch dimension"
-    return ""
-
-
-def _why(node: Node, module: nn.Module | None) -> str:
-    """Why a step is left to plain autograd; empty where that keeps no feature maps."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if node.op == "get_attr" or isinstance(module, nn.Linear | nn.Flatten | nn.Unflatten):
-        return ""
-    if node.op != "call_module" and name in _KEEPS_NOTHING:
-        return ""
-    if isinstance(module, nn.Conv1d | nn.Conv2d):
-        return _no_lean_form(module, node)
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return "normalises by the batch"
-    kind = name if module is None else type(module).__name__
-    if node.op == "call_module" and module is None:
-        return "has hooks"
-    return f"no lean form of {kind}"
 
 
 def _name(node: Node) -> str:

@@ -27,18 +27,23 @@ class Norm:
         """`a (C,)`."""
         assert self.module.running_var is not None
         scale = torch.rsqrt(self.module.running_var + self.module.eps)
-        return scale * self.module.weight if self.module.affine else scale
+        weight: Tensor | None = self.module.weight
+        return scale if weight is None else scale * weight
 
     def shift(self, scale: Tensor, bias: Tensor | None = None) -> Tensor:
         """`beta + a (bias - mean)`, `(C,)`, for the bias of a convolution before it."""
         mean = self.module.running_mean
         assert mean is not None
         shift = scale * (-mean if bias is None else bias - mean)
-        if not self.module.affine:
-            return shift
-        return shift + (self.module.bias if self.beta is None else self.beta)
+        bias_after: Tensor | None = self.module.bias if self.beta is None else self.beta
+        return shift if bias_after is None else shift + bias_after
 
     def apply(self, x: Tensor) -> Tensor:
         """Of `x (..., C)`, a tensor of its own, in its type."""
         scale = self.scale()
         return torch.addcmul(self.shift(scale).to(x.dtype), x, scale.to(x.dtype))
+
+
+def normalises_by_batch(module: nn.Module) -> bool:
+    """Whether a module is a batch norm that has no statistics but those of the batch."""
+    return isinstance(module, _BatchNorm) and module.running_var is None

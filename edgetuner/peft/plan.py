@@ -25,6 +25,7 @@ from edgetuner.peft.lean import LeanConvolution
 from edgetuner.peft.lean_lora_edge import LeanLoraEdge
 from edgetuner.peft.lowering import Replaced
 from edgetuner.peft.mixture import Mixture, Responses
+from edgetuner.peft.norm import normalises_by_batch
 from edgetuner.peft.program import Program, Step
 from edgetuner.peft.saved import saved_for_backward
 
@@ -85,6 +86,8 @@ class Plan:
         border_bytes: of each window in a cache of the frozen prefix; 0 if there is none.
         growth: memory of a step, what it keeps included, as (bytes, bytes a window); the largest
             counts.
+        cached_growth: the same of a step from the cached prefix.
+        whole: a batch cannot be taken in parts, since something normalises by it.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -95,6 +98,8 @@ class Plan:
     window_bytes: int
     border_bytes: int
     growth: tuple[tuple[int, int], ...]
+    cached_growth: tuple[tuple[int, int], ...] = ()
+    whole: bool = False
 
     def saved_bytes(self, windows: int) -> int:
         """Kept for the backward pass of so many windows at once."""
@@ -104,9 +109,10 @@ class Plan:
         """The training state with so many windows at once."""
         return self._held_bytes + self.saved_bytes(windows)
 
-    def peak_bytes(self, windows: int) -> int:
-        """The peak of training on so many windows at once, without a cache."""
-        return self._held_bytes + Growth(self.growth).bytes(windows)
+    def peak_bytes(self, windows: int, *, cached: bool = False) -> int:
+        """The peak of training on so many windows at once, beside the cache if there is one."""
+        growth = self.cached_growth if cached else self.growth
+        return self._held_bytes + Growth(growth).bytes(windows)
 
     def cache_bytes(self, windows: int) -> int:
         """Of a cache of the frozen prefix of so many windows."""
@@ -125,32 +131,33 @@ class Plan:
             remedy = "give a whole number from 1"
             raise UsageError("not a batch", field="batch", value=batch, remedy=remedy)
         cache = self.cache_bytes(windows)
-        largest = self._micro_batch(batch, budget_bytes - cache) if cache else 0
+        largest = self._micro_batch(batch, budget_bytes - cache, cached=True) if cache else 0
         cached = largest * _LEAST_SHARE >= batch
-        largest = largest if cached else self._micro_batch(batch, budget_bytes)
+        largest = largest if cached else self._micro_batch(batch, budget_bytes, cached=False)
         if largest == 0:
             beside = (1 + _MOMENTS) * self.trained_bytes
-            moment = self.peak_bytes(1) - self._held_bytes
+            least = batch if self.whole else 1
+            moment = self.peak_bytes(least) - self._held_bytes
             raise BudgetError(
-                f"training needs at least {_mb(self.peak_bytes(1))}: weights "
-                f"{_mb(self.weights_bytes)}, gradients and moments {_mb(beside)}, one window "
-                f"{_mb(moment)}",
+                f"training needs at least {_mb(self.peak_bytes(least))}: weights "
+                f"{_mb(self.weights_bytes)}, gradients and moments {_mb(beside)}, {least} "
+                f"{'window' if least == 1 else 'windows'} {_mb(moment)}",
                 field="memory budget",
                 value=_mb(budget_bytes),
                 remedy="raise the budget, or adapt fewer layers, the last ones first",
             )
-        peak = self.peak_bytes(largest) + (cache if cached else 0)
+        peak = self.peak_bytes(largest, cached=cached) + (cache if cached else 0)
         return Course(largest, cached, peak)
 
     @property
     def _held_bytes(self) -> int:
         return self.weights_bytes + (1 + _MOMENTS) * self.trained_bytes
 
-    def _micro_batch(self, batch: int, budget_bytes: int) -> int:
+    def _micro_batch(self, batch: int, budget_bytes: int, *, cached: bool) -> int:
         """The most windows that fit at once, in as few equal parts as that allows; 0 if none."""
-        for parts in range(1, batch + 1):
+        for parts in range(1, 2 if self.whole else batch + 1):
             size = math.ceil(batch / parts)
-            if self.peak_bytes(size) <= budget_bytes:
+            if self.peak_bytes(size, cached=cached) <= budget_bytes:
                 return size
         return 0
 
@@ -175,8 +182,20 @@ def plan(adapter: LeanLoraEdge, example: Tensor) -> Plan:
     held = _tensors(adapter)
     trained = [weight for group in adapter.groups().values() for weight in group]
     growth = Growth.of(
-        lambda count: step_footprint(adapter, trained, windows(count), held), _FEW, _MANY
+        lambda count: step_footprint(
+            lambda given: adapter(given[0]), [windows(count)], trained, held
+        ),
+        _FEW,
+        _MANY,
     )
+    cached_growth, border_bytes = Growth(()), 0
+    if program is not None and not program.uncacheable:
+        resume, border_bytes = program.resume, _border_bytes(program, windows(1))
+        cached_growth = Growth.of(
+            lambda count: step_footprint(resume, _border(program, windows(count)), trained, held),
+            _FEW,
+            _MANY,
+        )
     return Plan(
         layers=() if program is None else _layers(program, per_step),
         why=adapter.why,
@@ -184,8 +203,10 @@ def plan(adapter: LeanLoraEdge, example: Tensor) -> Plan:
         trained_bytes=sum(weight.nbytes for weight in trained),
         fixed_bytes=max(0, sum(saved_of_few) - _FEW * sum(per_step)),
         window_bytes=sum(per_step),
-        border_bytes=0 if program is None else _border_bytes(program, windows(1)),
+        border_bytes=border_bytes,
         growth=tuple(growth.lines),
+        cached_growth=tuple(cached_growth.lines),
+        whole=any(normalises_by_batch(module) for module in adapter.base.modules()),
     )
 
 
@@ -200,11 +221,15 @@ def _saved(adapter: LeanLoraEdge, x: Tensor) -> list[int]:
 
 
 @torch.no_grad()
+def _border(program: Program, x: Tensor) -> list[Tensor]:
+    """What a cache gives."""
+    return program.given((value.half() for value in program.prefix(x)), x.dtype)
+
+
 def _border_bytes(program: Program, window: Tensor) -> int:
-    """In float16; where nothing but the input is frozen there is nothing to cache."""
-    if not program.frozen:
-        return 0
-    return sum(value.numel() * torch.float16.itemsize for value in program.prefix(window))
+    """Of one window in a cache."""
+    with torch.no_grad():
+        return sum(value.numel() * torch.float16.itemsize for value in program.prefix(window))
 
 
 def _layers(program: Program, saved: list[int]) -> tuple[LayerPlan, ...]:

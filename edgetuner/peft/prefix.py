@@ -2,7 +2,7 @@
 
 What lies before the first trained layer gives the same values at every step. They are kept in
 float16 by the id of their window, so raw windows cannot be augmented at random. Rounded once, a
-value is off by at most 2^-11 of itself.
+value is off by at most 2^-11 of itself, or by 2^-25 if that is more.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from edgetuner.errors import ModelError, UsageError
 from edgetuner.peft.lean import LeanConvolution
 from edgetuner.peft.lean_lora_edge import LeanLoraEdge
-from edgetuner.peft.lowering import Attribute
 from edgetuner.peft.mixture import Responses
 from edgetuner.peft.pointwise import LeanPointwise
-from edgetuner.peft.program import Program, Step
+from edgetuner.peft.program import Attribute, Program, Step
 
 
 class PrefixCache:
@@ -33,17 +32,18 @@ class PrefixCache:
         key: hash of the prefix; a cache of another key is worth nothing to this adapter.
 
     Raises:
-        ModelError: the adapter has no lean form.
+        ModelError: the adapter has no lean form, or what lies at the border is no matter of single
+            windows.
     """
 
     def __init__(self, adapter: LeanLoraEdge, windows: int) -> None:
-        if adapter.program is None:
-            raise ModelError("has no prefix of its own", field="base", remedy=adapter.why)
-        self._program = adapter.program
+        self._program = _program(adapter)
+        if self._program.uncacheable:
+            raise ModelError("cannot be cached", field="base", remedy=self._program.uncacheable)
         self._windows = windows
         self._rows: dict[int, int] = {}  # of each id
         self._pools: list[Tensor] = []  # (windows, *L, C) of each border
-        self.key = prefix_key(adapter.program)
+        self.key = prefix_key(adapter)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -67,11 +67,7 @@ class PrefixCache:
         if fresh:
             self._add([ids[row] for row in fresh], self._program.prefix(x[fresh]))
         rows = torch.tensor([self._rows[number] for number in ids], device=x.device)
-        values = [pool[rows].movedim(-1, 1) for pool in self._pools]
-        return [
-            value if node in self._program.coarse else value.to(x.dtype)
-            for node, value in zip(self._program.border, values, strict=True)
-        ]
+        return self._program.given((pool[rows].movedim(-1, 1) for pool in self._pools), x.dtype)
 
     def _add(self, ids: Sequence[int], values: Sequence[Tensor]) -> None:
         start = len(self._rows)
@@ -91,14 +87,26 @@ class PrefixCache:
         self._rows |= {number: start + row for row, number in enumerate(ids)}
 
 
-def prefix_key(program: Program) -> str:
-    """Hash of all that the values at the border depend on beside the window."""
-    digest = hashlib.sha256(repr([node.name for node in program.border]).encode())
+def prefix_key(adapter: LeanLoraEdge) -> str:
+    """Hash of all that the values at the border depend on beside the window.
+
+    Raises:
+        ModelError: the adapter has no lean form.
+    """
+    program = _program(adapter)
+    # what the operations are, with their settings, and in what precision
+    digest = hashlib.sha256(f"{program.source.graph}{adapter.base}{adapter.dtype}".encode())
+    digest.update(repr([node.name for node in program.border]).encode())
     for step in program.frozen:
-        digest.update(repr((step.name, step.args, step.kwargs)).encode())
         for tensor in _tensors(step):
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _program(adapter: LeanLoraEdge) -> Program:
+    if adapter.program is None:
+        raise ModelError("has no prefix of its own", field="base", remedy=adapter.why)
+    return adapter.program
 
 
 def _tensors(step: Step) -> list[Tensor]:

@@ -8,13 +8,17 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_arg
 
+from edgetuner.peft.capture import is_per_window, shape
 from edgetuner.peft.layout import maps_innermost
 
 Values = dict[Node, Any]
+
+EXAMPLES = 2  # windows that a module is captured with
+BY_BATCH = "normalises by the batch"
 
 
 @dataclass(eq=False)
@@ -46,6 +50,17 @@ class Step:
         needed: list[Node] = []
         map_arg((self.args, self.kwargs), lambda node: needed.append(node))
         return needed
+
+
+@dataclass(frozen=True, eq=False)
+class Attribute:
+    """A tensor or other attribute of a module, as it is by then: it may have been moved."""
+
+    module: nn.Module
+    name: str
+
+    def __call__(self) -> Any:
+        return getattr(self.module, self.name)
 
 
 @dataclass(eq=False)
@@ -87,14 +102,44 @@ class Program:
         return tuple(step for step in self.steps if not step.trained)
 
     @cached_property
+    def resumed(self) -> tuple[Step, ...]:
+        """The trained steps, and those before them that give no tensor of windows.
+
+        A weight or a size is had again for nothing, and has no row for each window.
+        """
+        steps: list[Step] = []
+        needed = {self.result}
+        for step in reversed(self.steps):
+            late = step.node in needed and shape(step.node) is None
+            if step.trained or late or isinstance(step.run, Attribute):
+                steps.append(step)
+                needed.update(step.inputs)
+        return tuple(step for step in steps[::-1] if step.trained or step.node in needed)
+
+    @cached_property
     def border(self) -> tuple[Node, ...]:
-        """Values of the prefix, or the input, that the trained steps need."""
-        trained = [step for step in self.steps if step.trained]
-        given = {step.node for step in trained}
-        needed = [node for step in trained for node in step.inputs if node not in given]
+        """Values of the prefix, or the input, that the resumed steps need."""
+        given = {step.node for step in self.resumed}
+        needed = [node for step in self.resumed for node in step.inputs if node not in given]
         if self.result not in given:
             needed.append(self.result)
         return tuple(dict.fromkeys(needed))
+
+    @property
+    def uncacheable(self) -> str:
+        """Why the border cannot be kept by window; empty if it can."""
+        for step in self.frozen:
+            if step.why == BY_BATCH:
+                return f"{step.name} {BY_BATCH}"
+        for node in self.border:
+            if not is_per_window(node, EXAMPLES):
+                return f"{node.name} is no tensor of floats with a row for each window"
+        return "" if self.frozen else "nothing but the input is frozen"
+
+    def given(self, border: Iterable[Tensor], dtype: torch.dtype) -> list[Tensor]:
+        """Values at the border in a type, but for those that may stay in half precision."""
+        pairs = zip(self.border, border, strict=True)
+        return [value if node in self.coarse else value.to(dtype) for node, value in pairs]
 
     def prefix(self, x: Tensor) -> tuple[Tensor, ...]:
         """The values at the border, of an input `(N, C, T)`."""
@@ -119,7 +164,7 @@ class Program:
 
     @cached_property
     def _after(self) -> list[tuple[Step, list[Node]]]:
-        return _with_deaths([step for step in self.steps if step.trained], (self.result,))
+        return _with_deaths(self.resumed, (self.result,))
 
 
 def _laid_out(x: Tensor) -> Tensor:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgetuner.errors import ModelError
-from edgetuner.peft.lora_edge import convolutions
+from edgetuner.peft.lora_edge import convolutions, shifted_norms
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ def select(base: nn.Module, patterns: Sequence[str]) -> Selection:
     """
     wanted = patterns or ("*",)
     layers = convolutions(base)
-    norms = tuple(n for n, m in base.named_modules() if isinstance(m, _BatchNorm) and m.affine)
+    norms = shifted_norms(base)
     for pattern in patterns:
         if not _fitting((*layers, *norms), (pattern,)):
             _refuse(pattern, layers)

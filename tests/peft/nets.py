@@ -120,3 +120,70 @@ class Counting(Shared):
     def forward(self, x):
         self.calls += 1
         return super().forward(x) * self.calls
+
+
+class Sized(nn.Module):
+    """Sizes of the input, a scale for each layer, a bare scalar, and a linear map by function."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(8, 1))
+        self.scalar = nn.Parameter(torch.tensor(0.7))
+        self.stem = nn.Conv1d(CHANNELS, 8, 3, padding=1)
+        self.conv = nn.Conv1d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, x):
+        windows, _, length = x.shape
+        frozen = torch.tanh(self.stem(x)) * self.scale + self.scalar
+        y = torch.relu(self.conv(frozen)).view(windows, 8, length)
+        y = nn.functional.linear(y.transpose(1, 2), self.conv.weight[:, :, 0]).transpose(1, 2)
+        return self.head(y.mean(dim=-1).view(x.size(0), -1))
+
+
+class Overwriting(nn.Module):
+    """What works in place and has no lean form, and dropout that does behind a view."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv1d(CHANNELS, 8, 3, padding=1)
+        self.conv = nn.Conv1d(8, 8, 3, padding=1)
+        self.elu = nn.ELU(inplace=True)
+        self.drop = nn.Dropout(0.3, inplace=True)
+        self.head = nn.Linear(8 * LENGTH, CLASSES)
+
+    def forward(self, x):
+        y = self.elu(self.stem(x).mul_(1.5))
+        y = torch.relu_(self.conv(y).clamp_(max=2.0))
+        return self.head(self.drop(input=self.drop(y.flatten(1))))
+
+
+class Tied(nn.Module):
+    """The bias of a convolution is the shift of the batch norm behind it; another has none."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv1d(CHANNELS, 8, 3, padding=1)
+        self.norm = nn.BatchNorm1d(8)
+        self.norm.bias = self.stem.bias
+        self.conv = nn.Conv1d(8, 8, 3, padding=1)
+        self.plain = nn.BatchNorm1d(8)
+        self.plain.register_parameter("bias", None)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, x):
+        y = torch.relu(self.norm(self.stem(x)))
+        return self.head(torch.relu(self.plain(input=self.conv(y))).mean(dim=-1))
+
+
+class Masked(nn.Module):
+    """The mask of the input, which is no number of a window, is needed behind the first layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv1d(CHANNELS, 8, 3, padding=1)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, x):
+        present = (x != 0).any(dim=1, keepdim=True)
+        return self.head((torch.relu(self.stem(x)) * present).mean(dim=-1))

@@ -53,9 +53,20 @@ def test_what_grows_faster_decides_for_many():
     assert growth.bytes(1000) == 40_000
 
 
+def test_another_computation_for_another_batch_is_taken_to_grow_with_it():
+    runs = iter([[100, 20], [100, 990, 1]])
+
+    def run(_):
+        footprint = Footprint([])
+        footprint.alive = next(runs)
+        return footprint
+
+    assert Growth.of(run, 2, 10).bytes(20) == 1980
+
+
 def test_a_step_leaves_no_gradient_behind():
     weight = torch.ones(3, requires_grad=True)
     x = torch.ones(2, 3)
-    footprint = step_footprint(lambda x: x * weight, [weight], x, [])
+    footprint = step_footprint(lambda given: given[0] * weight, [x], [weight], [])
     assert weight.grad is None
     assert max(footprint.alive) >= 24

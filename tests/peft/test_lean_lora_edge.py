@@ -6,9 +6,13 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
+from edgetuner.errors import ModelError  # noqa: E402
 from edgetuner.models import BACKBONES, build, embed  # noqa: E402
+from edgetuner.peft.lean import LeanConvolution  # noqa: E402
 from edgetuner.peft.lean_lora_edge import LeanLoraEdge  # noqa: E402
 from edgetuner.peft.lora_edge import LoraEdge  # noqa: E402
+from edgetuner.peft.plan import plan  # noqa: E402
+from edgetuner.peft.prefix import PrefixCache  # noqa: E402
 from edgetuner.peft.saved import saved_for_backward  # noqa: E402
 from tests.peft.nets import (  # noqa: E402
     CHANNELS,
@@ -18,8 +22,12 @@ from tests.peft.nets import (  # noqa: E402
     Deciding,
     Excited,
     Functional,
+    Masked,
+    Overwriting,
     PreActivation,
     Shared,
+    Sized,
+    Tied,
     Viewed,
 )
 
@@ -256,3 +264,64 @@ def test_maps_in_brain_floats_train_weights_in_single_precision(backbone, apart)
     assert (answers[0] - answers[1]).norm() < 0.05 * answers[0].norm()
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.98
     assert kept[1] < kept[0]
+
+
+HARD = (Sized, Overwriting, Tied, Masked)
+
+
+@pytest.mark.parametrize("net", HARD)
+@pytest.mark.parametrize("apart", [False, True])
+def test_what_is_hard_to_capture_is_right_or_left_alone(net, apart):
+    plain, lean = both(trained(net), torch.float64, apart=apart)
+    assert lean.why == ""
+    x = windows(dtype=torch.float64)
+    torch.testing.assert_close(lean(x), plain(x), rtol=1e-9, atol=1e-9)
+    for ours, theirs in zip(gradients(lean, x), gradients(plain, x), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("net", HARD)
+def test_a_cache_of_what_is_hard_to_capture_is_right_or_refused(net):
+    base = trained(net)
+    layers = None if net in (Tied, Masked) else ["conv"]
+    lean = LeanLoraEdge(base, windows(1), rank=2, layers=layers, apart=True)
+    x = windows(5)
+    planned = plan(lean, x)
+    if lean.program.uncacheable:
+        assert net is Masked and "present" not in lean.program.uncacheable
+        assert planned.border_bytes == 0
+        with pytest.raises(ModelError, match="cannot be cached"):
+            PrefixCache(lean, 5)
+        return
+    cache = PrefixCache(lean, 5)
+    for rows in ([3, 1], [0, 1, 2, 4], [2]):
+        answer = lean.program.resume(cache.border(rows, x[rows]))
+        torch.testing.assert_close(answer, lean(x[rows]), rtol=1e-2, atol=2e-3)
+    assert cache.nbytes == planned.cache_bytes(5)
+
+
+def test_a_capture_that_trains_something_else_is_not_used(monkeypatch):
+    # such as an update that went to the wrong layer: step 0 would not show it
+    right = LeanConvolution.core
+
+    def wrong(self, scale):
+        return right(self, scale).roll(1, dims=0)
+
+    monkeypatch.setattr(LeanConvolution, "core", wrong)
+    lean = LeanLoraEdge(trained(NETS["small_cnn"]), windows(1), rank=2)
+    assert lean.program is None
+    assert "answers otherwise" in lean.why
+    monkeypatch.setattr(LeanConvolution, "core", right)
+    monkeypatch.setattr(LeanConvolution, "core_gradient", lambda self, g, *_: 0 * self.update.core)
+    lean = LeanLoraEdge(trained(NETS["small_cnn"]), windows(1), rank=2)
+    assert "has another gradient" in lean.why
+    assert lean.core_norm() == 0, "the check leaves step 0 behind"
+
+
+def test_the_check_does_not_mind_the_short_floats_of_a_gpu():
+    seen = []
+    base = trained(NETS["small_cnn"])
+    base.head.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    LeanLoraEdge(base, windows(1), rank=2)
+    assert seen and not any(seen[1:])  # after the shapes were noted
+    assert torch.backends.cudnn.allow_tf32

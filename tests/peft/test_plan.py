@@ -7,10 +7,10 @@ from torch import nn  # noqa: E402
 from benchmarks.allocator import peak_allocated  # noqa: E402
 from edgetuner.errors import BudgetError, UsageError  # noqa: E402
 from edgetuner.models import build  # noqa: E402
-from edgetuner.peft.footprint import Growth  # noqa: E402
 from edgetuner.peft.layout import kernels_innermost  # noqa: E402
 from edgetuner.peft.lean_lora_edge import LeanLoraEdge  # noqa: E402
 from edgetuner.peft.plan import Course, plan  # noqa: E402
+from edgetuner.peft.prefix import PrefixCache  # noqa: E402
 from edgetuner.peft.saved import saved_for_backward  # noqa: E402
 from tests.peft.nets import CHANNELS, LENGTH, Deciding, Excited  # noqa: E402
 
@@ -47,26 +47,35 @@ def test_what_is_kept_is_foretold(adapter, planned, windows):
     [
         ("t_resnet", {}, {}),
         ("t_resnet", {}, {"batch_norm_beta": True, "head": "head", "apart": True}),
-        ("small_cnn", {}, {"q_dtype": torch.float16}),
+        ("small_cnn", {}, {"q_dtype": torch.float16, "apart": True}),
         ("mobilenet_v2", {"rgb": True}, {"clip": True}),
     ],
 )
+@pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("windows", [8, 32])
-def test_the_measured_peak_is_within_a_tenth_of_the_foretold(backbone, args, options, windows):
+def test_the_measured_peak_is_within_a_tenth_of_the_foretold(
+    backbone, args, options, windows, cached
+):
     base = build(backbone, 97, 60, 17, args)
     kernels_innermost(base)
     adapter = LeanLoraEdge(base, torch.randn(2, 97, 60), rank=2, **options)
     planned = plan(adapter, torch.zeros(1, 97, 60))
     x, trained = torch.randn(windows, 97, 60), [p for p in adapter.parameters() if p.requires_grad]
-    y = torch.zeros(windows, dtype=torch.long)
+    y, rows = torch.zeros(windows, dtype=torch.long), torch.arange(windows)
+    cache = PrefixCache(adapter, windows) if cached else None
 
     def step():
-        loss = nn.functional.cross_entropy(adapter(x), y)
-        torch.autograd.grad(loss, trained)
+        if cache is None:
+            inputs = [x[rows]]
+            logits = adapter(inputs[0])
+        else:
+            inputs = cache.border(rows.tolist(), x)
+            logits = adapter.program.resume(inputs)
+        torch.autograd.grad(nn.functional.cross_entropy(logits, y), trained)
 
     step()
-    peak = planned.peak_bytes(windows)
-    held = planned.peak_bytes(0) - Growth(planned.growth).bytes(0)
+    peak = planned.peak_bytes(windows, cached=cached)
+    held = planned.state_bytes(0) - planned.saved_bytes(0)
     assert peak == pytest.approx(held + peak_allocated(step), rel=0.1)
 
 
@@ -109,16 +118,14 @@ def test_the_cache_is_taken_where_it_leaves_room_for_a_fair_micro_batch():
     planned = plan(t_resnet(apart=True), torch.zeros(1, 97, 60))
     assert planned.border_bytes == 60 * 2 * (64 + 2) * 2  # u and q of two layers, in float16
     cache = planned.cache_bytes(1000)
-    both = planned.course(64, 1000, cache + planned.peak_bytes(64))
-    assert both == Course(64, True, cache + planned.peak_bytes(64))
-    assert planned.course(64, 1000, cache + planned.peak_bytes(8)).cached
-    assert planned.course(64, 1000, cache + planned.peak_bytes(8) - 1) == Course(
-        64, False, planned.peak_bytes(64)
-    )
+    whole, least = (cache + planned.peak_bytes(n, cached=True) for n in (64, 8))
+    assert planned.course(64, 1000, whole) == Course(64, True, whole)
+    assert planned.course(64, 1000, least) == Course(8, True, least)
+    assert planned.course(64, 1000, least - 1) == Course(64, False, planned.peak_bytes(64))
 
 
 def test_a_budget_that_cannot_be_met_is_refused_in_words(planned):
-    with pytest.raises(BudgetError, match=r"at least .* MB: weights .* one window .* raise"):
+    with pytest.raises(BudgetError, match=r"at least .* MB: weights .* 1 window .* raise"):
         planned.course(64, 1000, planned.peak_bytes(1) - 1)
     with pytest.raises(UsageError, match="batch"):
         planned.course(0, 1000, 10**9)
@@ -139,3 +146,16 @@ def test_a_module_that_cannot_be_captured_has_a_plan_too():
     assert "cannot be traced" in planned.why
     kept = measured(adapter, torch.randn(32, CHANNELS, LENGTH))
     assert planned.saved_bytes(32) == pytest.approx(kept, rel=0.02)
+
+
+def test_what_normalises_by_the_batch_is_taken_whole_and_never_cached():
+    base = build("small_cnn", CHANNELS, LENGTH, 3)
+    base.features.norm1 = nn.BatchNorm1d(32, track_running_stats=False)
+    x = torch.randn(2, CHANNELS, LENGTH)
+    layers = ["features.conv2", "features.conv3"]
+    planned = plan(LeanLoraEdge(base, x, rank=2, layers=layers, apart=True), x)
+    assert planned.whole
+    assert planned.border_bytes == 0
+    assert planned.course(64, 10, 10**9) == Course(64, False, planned.peak_bytes(64))
+    with pytest.raises(BudgetError, match="64 windows"):
+        planned.course(64, 10, planned.peak_bytes(64) - 1)

@@ -49,15 +49,15 @@ def test_gradients_reach_the_trained_layers():
 
 def test_the_key_is_that_of_the_prefix_alone():
     adapter = last_stage()
-    key = prefix_key(adapter.program)
+    key = prefix_key(adapter)
     with torch.no_grad():
         adapter.groups()["cores"][0] += 1
         adapter.base.blocks[2].body.conv5.weight += 1
-    assert prefix_key(adapter.program) == key == prefix_key(last_stage().program)
-    assert key != prefix_key(last_stage(stage="blocks.1").program)
+    assert prefix_key(adapter) == key == prefix_key(last_stage())
+    assert key != prefix_key(last_stage(stage="blocks.1"))
     with torch.no_grad():
         adapter.base.blocks[0].body.norm8.running_mean[0] += 1
-    assert prefix_key(adapter.program) != key
+    assert prefix_key(adapter) != key
 
 
 def test_values_beyond_float16_are_kept_as_they_are():
@@ -88,7 +88,7 @@ def test_the_frozen_half_of_the_first_trained_layer_is_part_of_the_prefix():
     assert maps == [128, 2, 128]  # u and q of the first layer, and the shortcut
     expected = last_stage()(X[:2])
     torch.testing.assert_close(adapter.program.resume(border), expected, rtol=1e-2, atol=2e-3)
-    key = prefix_key(adapter.program)
+    key = prefix_key(adapter)
     with torch.no_grad():
         adapter.updates[0].suffix[0] += 1
-    assert prefix_key(adapter.program) != key
+    assert prefix_key(adapter) != key
