@@ -180,7 +180,9 @@ def _subset(setting: Setting, wanted: Callable[[str, nn.Module], bool]) -> Metho
 def _lean(setting: Setting, layers: tuple[str, ...], **options: Any) -> LeanLoraEdge:
     base = copy.deepcopy(setting.base)
     kernels_innermost(base)
-    return LeanLoraEdge(base, setting.example, rank=setting.rank, layers=layers, **options)
+    adapter = LeanLoraEdge(base, setting.example, rank=setting.rank, layers=layers, **options)
+    assert adapter.fully_lean, adapter.why  # or something else would be measured
+    return adapter
 
 
 def _cached(setting: Setting, layers: tuple[str, ...]) -> Method:

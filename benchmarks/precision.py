@@ -140,7 +140,7 @@ def measure(
             differs = answers[name] != answers["plain"]
             result[name]["differs"].append(float(differs.mean()))
             report(f"seed {seed}  {form.title:40} F1 {result[name]['f1'][-1]:.3f}")
-    return {"zero_shot": {"f1": zero_shot}, **result}
+    return {"zero_shot": {"f1": zero_shot, "windows": len(data.test_y)}, **result}
 
 
 def page(result: dict[str, dict[str, Any]], seeds: int) -> str:
@@ -152,7 +152,8 @@ def page(result: dict[str, dict[str, Any]], seeds: int) -> str:
         "",
         f"Right wrist to the left wrist of two people the model does not know; {LABELS_PER_CLASS} "
         f"labels a class, split by time, {SETTINGS.steps} steps, rank {SETTINGS.rank}, {seeds} "
-        "seeds. *Otherwise*: test windows that get another class than from plain autograd.",
+        f"seeds. *Otherwise*: of the {result['zero_shot']['windows']} test windows, those that get "
+        "another class than from plain autograd.",
         "",
         "| form | macro-F1, mean (spread) | otherwise |",
         "|---|---|---|",

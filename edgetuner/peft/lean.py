@@ -47,8 +47,8 @@ class LeanConvolution:
         activation: the last of all.
         update: core and suffix, if the kernel is adapted.
         alpha: scale of the update.
-        q_dtype: what `q` is kept in, None for its own. float16 moves each term of the sum in `dG`
-            by at most 2^-11 of itself.
+        q_dtype: what `q` is kept in, None for its own. float16, of `q` over its largest value,
+            moves each term of the sum in `dG` by at most 2^-11 of itself, or 2^-25 of the largest.
         dtype: what maps are computed in, None for the kernel's own; kernels are put together, and
             gradients of what is trained summed up, in their own.
     """
@@ -83,6 +83,13 @@ class LeanConvolution:
     def cast(self, x: Tensor) -> Tensor:
         """In the type that is computed in."""
         return x if self.dtype is None else x.to(self.dtype)
+
+    def compact(self, kept: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What is kept in `q_dtype`, and what it has to be multiplied by again, if by anything."""
+        if self.q_dtype is None or kept.dtype == self.q_dtype:
+            return kept, None
+        largest = kept.abs().amax().clamp_min(torch.finfo(kept.dtype).tiny)
+        return (kept / largest).to(self.q_dtype), largest
 
     def keeps_input(self, x: torch.Size) -> bool:
         """Whether an input `(N, I, H, W)` is smaller than its `q`."""
@@ -173,15 +180,20 @@ class LeanConvolution:
             return bias
         return self.norm.shift(scale, bias)
 
-    def core_gradient(self, g: Tensor, kept: Tensor, scale: Tensor | None) -> Tensor:
-        """`dG (O, r)` of `g (N, H, W, O)` and what was kept: `q`, or `x (N, I, H', W')`."""
+    def core_gradient(
+        self, g: Tensor, kept: Tensor, largest: Tensor | None, scale: Tensor | None
+    ) -> Tensor:
+        """`dG (O, r)` of `g (N, H, W, O)` and what was kept: `q`, or `x (N, I, H', W')`.
+
+        `largest` is what `compact` gave with it.
+        """
         assert self.update is not None
         groups, dtype = self.geometry.groups, self.update.core.dtype
         if kept.ndim == 4:
             kernel = raised(self.conv.weight)
             kernel = self.cast(kernel)
             kernel = self.geometry.filter_gradient(outer(g), kept.to(g.dtype), kernel).to(dtype)
-            gradient = kernel.flatten(1) @ self.update.suffix.flatten(1).T
+            gradient = kernel.flatten(1) @ self.update.suffix.flatten(1).to(dtype).T
         else:
             q, matrix = kept.to(dtype), rows(g).to(dtype)
             if groups == 1:
@@ -190,6 +202,7 @@ class LeanConvolution:
                 by_group = matrix.reshape(len(q), groups, -1).permute(1, 2, 0)  # (g, O/g, P)
                 q = q.reshape(len(q), groups, -1).transpose(0, 1)  # (g, P, r)
                 gradient = torch.bmm(by_group, q).flatten(0, 1)
+        gradient = gradient if largest is None else gradient * largest
         return gradient * (self.alpha if scale is None else self.alpha * scale.unsqueeze(1))
 
     def beta_gradient(self, g: Tensor) -> Tensor:
@@ -245,22 +258,22 @@ class _Convolve(torch.autograd.Function):
             return outer(layer.activation.infer(z))
         y, pieces = layer.activation.forward(z)
         kept = x if with_x else q
-        if kept is not None and layer.q_dtype is not None:
-            kept = kept.to(layer.q_dtype)
+        kept, largest = (None, None) if kept is None else layer.compact(kept)
         ctx.layer, ctx.size = layer, x.shape[2:]
-        ctx.save_for_backward(core, pieces, kept)  # the core so that torch sees if it was changed
+        # the core, so that torch sees if it was changed
+        ctx.save_for_backward(core, pieces, kept, largest)
         return outer(y)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         layer: LeanConvolution = ctx.layer
-        _, pieces, kept = ctx.saved_tensors
+        _, pieces, kept, largest = ctx.saved_tensors
         _, x_wanted, core_wanted, beta_wanted, residual_wanted = ctx.needs_input_grad
         scale = layer.scale()
         g = layer.activation.backward(inner(grad), pieces).contiguous()  # (N, H, W, O)
         # the small sums first, while g is in the cache
-        core = layer.core_gradient(g, kept, scale) if core_wanted else None
+        core = layer.core_gradient(g, kept, largest, scale) if core_wanted else None
         beta = layer.beta_gradient(g) if beta_wanted else None
         dx = None
         if x_wanted:

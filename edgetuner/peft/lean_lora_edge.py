@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from edgetuner.errors import ModelError
 from edgetuner.peft.capture import UNTRACEABLE, trace
+from edgetuner.peft.layout import maps_innermost
 from edgetuner.peft.lora_edge import LoraEdge
 from edgetuner.peft.lowering import Training, lower
 from edgetuner.peft.program import EXAMPLES, Program
@@ -65,6 +66,8 @@ class LeanLoraEdge(LoraEdge):
         **options: Any,
     ) -> None:
         super().__init__(base, **options)
+        for update in self._by_layer().values():  # as the kernels are put together
+            update.suffix = maps_innermost(update.suffix)
         training = Training(
             self.base,
             updates={id(self._parameter(f"{n}.weight")): u for n, u in self._by_layer().items()},

@@ -22,17 +22,25 @@ from edgetuner.peft.view import frozen_view
 
 
 class LowRankUpdate(nn.Module):
-    """`G S` of one kernel: `core (O, r)` is trained from zero, `suffix (r, I/g, *K)` is frozen."""
+    """`G S` of one kernel: `core (O, r)` is trained from zero, `suffix (r, I/g, *K)` is frozen.
+
+    The suffix is held in float16 where that is off by less than 2^-10 of its norm: any will do, and
+    what it was rounded to is what it is. The core is of single precision.
+    """
 
     suffix: Tensor
 
     def __init__(self, outputs: int, suffix: Tensor) -> None:
         super().__init__()
         self.core = nn.Parameter(suffix.new_zeros(outputs, len(suffix)))
-        self.register_buffer("suffix", suffix)
+        half = suffix.half()
+        rounding = (half.to(suffix.dtype) - suffix).norm()
+        self.register_buffer("suffix", half if rounding <= 2**-10 * suffix.norm() else suffix)
 
     def forward(self) -> Tensor:
-        delta: Tensor = torch.tensordot(self.core, self.suffix, dims=1)  # (O, I/g, *K)
+        delta: Tensor = torch.tensordot(
+            self.core, self.suffix.to(self.core), dims=1
+        )  # (O, I/g, *K)
         return delta
 
 

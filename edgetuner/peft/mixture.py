@@ -90,20 +90,18 @@ class _Mix(torch.autograd.Function):
         """Keeps `q` and the pieces of the activation."""
         z = _mixed(layer, maps, q, residual)
         y, pieces = layer.activation.forward(z)
-        kept = None if q is None else rows(inner(q)).contiguous()
-        if kept is not None and layer.q_dtype is not None:
-            kept = kept.to(layer.q_dtype)
+        kept, largest = (None, None) if q is None else layer.compact(rows(inner(q)).contiguous())
         ctx.layer = layer
-        ctx.save_for_backward(core, pieces, kept)
+        ctx.save_for_backward(core, pieces, kept, largest)
         return outer(y)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         layer: LeanConvolution = ctx.layer
-        _, pieces, kept = ctx.saved_tensors
+        _, pieces, kept, largest = ctx.saved_tensors
         residual_wanted, core_wanted, beta_wanted = ctx.needs_input_grad[3:]
         g = layer.activation.backward(inner(grad), pieces).contiguous()  # (N, H, W, O)
-        core = layer.core_gradient(g, kept, layer.scale()) if core_wanted else None
+        core = layer.core_gradient(g, kept, largest, layer.scale()) if core_wanted else None
         beta = layer.beta_gradient(g) if beta_wanted else None
         return None, None, None, outer(g) if residual_wanted else None, core, beta

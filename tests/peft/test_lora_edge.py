@@ -10,6 +10,7 @@ from torch import nn  # noqa: E402
 from edgetuner.errors import ModelError  # noqa: E402
 from edgetuner.models import BACKBONES, build, count_weights, embed  # noqa: E402
 from edgetuner.peft.lora_edge import LoraEdge  # noqa: E402
+from edgetuner.peft.tt import suffix  # noqa: E402
 
 CHANNELS, LENGTH, CLASSES = 6, 40, 5
 
@@ -346,3 +347,16 @@ def test_training_the_cores_lowers_the_loss():
         optimiser.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_the_suffix_is_held_in_half_precision_where_that_holds_it():
+    conv = nn.Conv1d(8, 16, 3)
+    held = LoraEdge(nn.Sequential(conv), rank=2, layers=["0"]).updates[0]
+    assert held.suffix.dtype == torch.float16 and held.core.dtype == torch.float32
+    exact = suffix(conv.weight, 2)
+    assert (held.suffix.float() - exact).norm() <= 2**-10 * exact.norm()
+    for scale in (1e-8, 1e8):  # below and beyond what it can hold
+        with torch.no_grad():
+            conv.weight *= scale / conv.weight.norm()
+        held = LoraEdge(nn.Sequential(conv), rank=2, layers=["0"]).updates[0]
+        assert held.suffix.dtype == torch.float32
