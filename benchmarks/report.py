@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from edgetuner.heap import keep_freed_memory
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.lines import Line2D
 
 RESULTS = Path(__file__).parent / "results"
 TITLES = {"t_resnet": "T-ResNet", "mobilenet_v2": "MobileNetV2"}
@@ -61,46 +63,37 @@ def table(backbone: str, result: Result) -> str:
 
 
 def draw(results: dict[str, Result], path: Path) -> None:
-    """Step time against what is kept for the backward pass, a panel for each backbone."""
-    figure, panels = plt.subplots(1, len(results), figsize=(12, 5), layout="constrained")
-    for axes, (backbone, result) in zip(panels, results.items(), strict=True):
-        for name, title in NAMES.items():
-            facts, ours = result[name], name.startswith("lora_edge_")
-            x, y = facts["ratio_to_full"], facts["saved_bytes"] / 1e6
-            axes.scatter(x, y, color=_OURS if ours else _THEIRS, s=42 if ours else 28, zorder=3)
-            left = x > 0.75
-            axes.annotate(
-                title,
-                (x, y),
-                xytext=(-7 if left else 7, _NUDGES.get(name, 0)),
-                textcoords="offset points",
-                ha="right" if left else "left",
-                va="center",
-                fontsize=8.5,
-                color=_OURS if ours else "#444",
-            )
-        axes.set(
-            title=TITLES[backbone],
-            xlabel="time of a step / of full fine-tuning",
-            xlim=(0, 1.06),
-            yscale="log",
-        )
-        axes.grid(alpha=0.25, which="both")
-    panels[0].set_ylabel("kept for the backward pass, MB")
+    """A row for each method: time of a step, what it keeps, and its peak."""
+    columns: tuple[tuple[str, Callable[[dict[str, float]], float], Any], ...] = (
+        ("time of a step / full fine-tuning", lambda facts: facts["ratio_to_full"], "linear"),
+        ("kept for the backward pass, MB", lambda facts: facts["saved_bytes"] / 1e6, "log"),
+        ("peak of all tensors, MB", lambda facts: facts["peak_bytes"] / 1e6, "log"),
+    )
+    figure, panels = plt.subplots(1, len(columns), figsize=(12, 4.8), layout="constrained")
+    rows = {name: len(NAMES) - row for row, name in enumerate(NAMES)}
+    for axes, (title, value, scale) in zip(panels, columns, strict=True):
+        for backbone, result in results.items():
+            for name, row in rows.items():
+                colour = _OURS if name.startswith("lora_edge_") else _THEIRS
+                face = colour if backbone == "t_resnet" else "white"
+                axes.scatter(value(result[name]), row, s=46, ec=colour, color=face, zorder=3)
+        axes.set(title=title, xscale=scale, yticks=list(rows.values()))
+        axes.set_yticklabels(NAMES.values() if axes is panels[0] else [])
+        axes.grid(alpha=0.3)
+    panels[0].set_xlim(0, 1.06)
+    for label, name in zip(panels[0].get_yticklabels(), NAMES, strict=True):
+        label.set_color(_OURS if name.startswith("lora_edge_") else "#333")
+    figure.legend(
+        handles=[
+            Line2D([], [], marker="o", ls="", mec="#444", mfc=fill, label=TITLES[backbone])
+            for backbone, fill in (("t_resnet", "#444"), ("mobilenet_v2", "white"))
+        ],
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+    )
     figure.savefig(path, dpi=130)
     plt.close(figure)
-
-
-_NUDGES = {  # points up, where two names would meet
-    "lora_edge_lean": 9,
-    "lora_edge_fp16": -11,
-    "lora_edge_first_cached": 0,
-    "bias": 8,
-    "batch_norm": -8,
-    "lora_c": 9,
-    "lora_edge": -9,
-    "memflora": 0,
-}
 
 
 def page(results: dict[str, Result], settings: dict[str, Any]) -> str:
