@@ -201,6 +201,11 @@ class AdaptConfig(_Section):
         description="feature maps while the cores are trained; what is trained stays float32. "
         "bfloat16 is for cuda: where device is auto and there is none, it is float32 after all",
     )
+    compact: bool = Field(
+        default=False,
+        description="keep even less for the backward pass: q rounded to float16, and derivatives "
+        "of smooth activations to 255 steps of their range",
+    )
     cuda_graph: bool = Field(
         default=False, description="on cuda, launch a step as one graph instead of kernel by kernel"
     )

@@ -236,6 +236,8 @@ def adapter_of(
         head=head,
         suffixes=suffixes,
         dtype=_PRECISIONS[settings.precision],
+        q_dtype=torch.float16 if settings.compact else None,
+        eight_bits=settings.compact,
         apart=True,
     )
 

@@ -183,3 +183,17 @@ def test_a_model_without_batch_norm_has_no_shifts_to_train(material: Material) -
     base.head = nn.Linear(8 * 30, 3)
     adapter = ladder.adapter_of(base.eval(), material.x[:1], QUICK, "head")
     assert adapter.groups()["batch_norm_beta"] == []
+
+
+def test_compact_keeps_less_and_learns_the_same(base: nn.Module, material: Material) -> None:
+    compact = QUICK.model_copy(update={"compact": True})
+    kept = [
+        ladder.plan_of(base, (3, 32), settings, "head").saved_bytes(64)
+        for settings in (QUICK, compact)
+    ]
+    assert kept[1] < kept[0]
+    scores = [
+        held_f1(RUNGS["cores"](base, material, settings, silent)[0], material)
+        for settings in (QUICK, compact)
+    ]
+    assert scores[1] == pytest.approx(scores[0], abs=0.05)
