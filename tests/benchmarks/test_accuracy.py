@@ -1,0 +1,183 @@
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from benchmarks import accuracy, learners, sources  # noqa: E402
+from benchmarks.accuracy import Plan, summary  # noqa: E402
+from benchmarks.learners import LEARNERS, Curve  # noqa: E402
+from benchmarks.shifts import Shift, case  # noqa: E402
+from edgetuner.augment import Augmentation  # noqa: E402
+
+CHANNELS, LENGTH, PER_CLASS = 3, 24, 80
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """Three waves by two people at two places; at the second place everything is upside down."""
+    draw = np.random.default_rng(0)
+    x, y, subject, position, t = [], [], [], [], []
+    for person in (1, 2):
+        for place in (0, 1):
+            for k in range(3):
+                for number in range(PER_CLASS):
+                    phase = draw.uniform(0, 2 * np.pi, (CHANNELS, 1))
+                    wave = np.sin((k + 1) * np.linspace(0, 6, LENGTH) + phase) + k
+                    noise = draw.normal(0, 0.3, (CHANNELS, LENGTH))
+                    x.append((1 - 2 * place) * (wave + noise))
+                    for column, value in zip(
+                        (y, subject, position, t), (k, person, place, number), strict=True
+                    ):
+                        column.append(value)
+    path = tmp_path_factory.mktemp("set") / "waves.npz"
+    np.savez(
+        path,
+        X=np.array(x, np.float32),
+        y=np.array(y),
+        subject=np.array(subject),
+        position=np.array(position),
+        t=np.array(t),
+        classes=np.array(["slow", "brisk", "fast"]),
+        channels=np.array(["acc_x", "acc_y", "acc_z"]),
+        positions=np.array(["wrist", "ankle"]),
+        hz=np.float64(12),
+    )
+    return path
+
+
+@pytest.fixture
+def shift(recordings, monkeypatch, tmp_path_factory):
+    monkeypatch.setattr(sources, "CACHE", tmp_path_factory.getbasetemp() / "sources")
+    quick = replace(sources.RECIPE, epochs=4, augmentation=Augmentation())
+    monkeypatch.setattr(sources, "RECIPE", quick)
+    monkeypatch.setattr(learners, "STEPS", 8)
+    return Shift(str(recordings), "upside down", {"position": 0}, {"position": 1})
+
+
+def test_what_is_learned_lies_before_the_test_and_neither_is_known_at_home(shift):
+    at = case(shift, "small_cnn")
+    assert len(at.pool) + len(at.test) == 2 * 3 * PER_CLASS
+    for person in (1, 2):
+        for k in range(3):
+            early, late = (
+                side.groups["t"][(side.y == k) & (side.groups["subject"] == person)]
+                for side in (at.pool, at.test)
+            )
+            assert early.max() < late.min()
+    assert set(at.pool.groups["position"]) == {1} and set(at.home.groups["position"]) == {0}
+    few = at.labelled(5, seed=0)
+    assert np.bincount(few.y).tolist() == [5, 5, 5]
+    assert not np.array_equal(few.x, at.labelled(5, seed=1).x)
+    assert len(at.labelled(None, seed=0)) == len(at.pool)
+
+
+def test_a_stranger_is_nobody_whom_the_source_knows(shift):
+    alone = replace(shift, strangers=(2,))
+    at = case(alone, "small_cnn", stranger=2)
+    assert set(at.home.groups["subject"]) == {1}
+    assert set(at.pool.groups["subject"]) == set(at.test.groups["subject"]) == {2}
+
+
+def test_every_method_gives_a_row_and_a_curve(shift):
+    rows = accuracy.run(Plan(shift, "small_cnn", None, (5,), 1, tuple(LEARNERS)))
+    assert [row["method"] for row in rows] == list(LEARNERS)
+    for row in rows:
+        assert 0 <= row["f1_target"] <= 1 and row["seconds_total"] > 0
+        assert row["f1_source_before"] > 0.9
+    by_name = {row["method"]: row for row in rows}
+    assert by_name["full"]["trained_fraction"] == 1.0
+    assert by_name["full"]["seconds_to_100"] <= by_name["full"]["seconds_total"]
+    assert by_name["closed_head"]["f1_target"] > by_name["closed_head"]["f1_zero_shot"]
+    assert by_name["statistics"]["trained_fraction"] == 0.0
+    assert set(summary(rows)) >= {"mean_gap", "worst_gap", "gap_at_5_labels"}
+
+
+def test_a_learning_rate_is_chosen_without_a_look_at_the_test(shift, monkeypatch):
+    at = case(shift, "small_cnn")
+    seen = []
+
+    def learn(trial, labelled, seed, rate):
+        seen.append((trial, labelled))
+        return Curve([(1.0, {0.1: 0.3, 0.2: 0.9, 0.3: 0.5}[rate])])
+
+    monkeypatch.setitem(LEARNERS, "head", (learn, (0.1, 0.2, 0.3)))
+    assert accuracy.choose_rate(at, "head") == 0.2
+    tested = {row.tobytes() for row in at.test.x}
+    for trial, labelled in seen:
+        used = [*labelled.x, *trial.test.x]
+        assert tested.isdisjoint(row.tobytes() for row in used)
+        assert {r.tobytes() for r in labelled.x}.isdisjoint(r.tobytes() for r in trial.test.x)
+
+
+def row(method, f1, to_95, total, budget=5, seed=0):
+    return {
+        "dataset": "d",
+        "shift": "s",
+        "backbone": "b",
+        "stranger": None,
+        "labels_per_class": budget,
+        "seed": seed,
+        "method": method,
+        "f1_target": f1,
+        "seconds_to_95": to_95,
+        "seconds_total": total,
+    }
+
+
+def test_the_summary_is_over_settings_and_runs():
+    rows = [
+        *(row("full", 0.9, 10.0, 20.0, budget) for budget in (5, None)),
+        row("ladder", 0.88, 1.0, 2.0, 5),
+        row("ladder", 0.93, 2.5, 3.0, None),
+        *(row("lora_c", 0.8, None, 16.0, budget) for budget in (5, None)),
+    ]
+    found = summary(rows)
+    assert found["mean_gap"] == pytest.approx(-0.5)
+    assert found["worst_gap"] == found["gap_at_5_labels"] == pytest.approx(2.0)
+    assert found["speedup_95_vs_full"] == pytest.approx((10 * 4) ** 0.5)
+    assert found["speedup_95_vs_lora_c"] == pytest.approx((16 * 6.4) ** 0.5)
+    assert "retain_gap" not in found, "what was not measured is absent"
+    assert summary([rows[0]]) == {}
+
+
+def test_the_clock_stands_still_while_it_is_looked_at(shift, monkeypatch):
+    now = iter(range(0, 1000, 10))
+    monkeypatch.setattr(learners.time, "perf_counter", lambda: float(next(now)))
+    watch = learners.Watch(case(shift, "small_cnn"))
+    for _ in range(3):
+        watch.look(watch.case.module)
+    # every reading of the clock is ten seconds on: three of work, and three of looking
+    assert [seconds for seconds, _ in watch.curve.points] == [10.0, 20.0, 30.0]
+
+
+def test_the_command_takes_a_set_of_ones_own(shift, tmp_path, monkeypatch, capsys):
+    class Inline:
+        def __init__(self, *_, **__):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return False
+
+        map = staticmethod(lambda function, plans: [function(plan) for plan in plans])
+
+    monkeypatch.setattr(accuracy, "ProcessPoolExecutor", Inline)
+    monkeypatch.setattr(accuracy, "keep_freed_memory", lambda: True)
+    monkeypatch.setattr(accuracy.torch, "set_num_threads", lambda _: None)
+    path = tmp_path / "accuracy.json"
+    arguments = ["--data", shift.dataset, "--source", "position=0", "--target", "position=1"]
+    arguments += ["--backbones", "small_cnn", "--budgets", "5,all", "--seeds", "1"]
+    arguments += ["--methods", "full,ladder", "--json", str(path)]
+    monkeypatch.setattr(sys, "argv", ["accuracy", *arguments])
+    accuracy.main()
+    rows = json.loads(path.read_text())["rows"]
+    assert [(r["labels_per_class"], r["method"]) for r in rows] == [
+        (budget, method) for budget in (5, None) for method in ("full", "ladder")
+    ]
+    assert "| ladder |" in capsys.readouterr().out
