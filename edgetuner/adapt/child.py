@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from edgetuner.adapt import job as jobs
@@ -77,11 +78,13 @@ async def _start(job: Job, allow_factories: Sequence[str]) -> asyncio.subprocess
     try:
         with (job.path / jobs.LOG).open("wb") as log:
             return await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "edgetuner.adapt.worker", os.fspath(job.path), *allowed),
+                *(sys.executable, "-m", "edgetuner.adapt.worker"),
+                *(os.fspath(job.path.resolve()), *allowed),
                 stdin=asyncio.subprocess.PIPE,  # its end tells the child that we are gone
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 env=_environment(job.ask.settings.threads),
+                cwd=os.sep,
                 start_new_session=True,  # Ctrl-C is for the service, which then ends the child
             )
     except OSError as error:
@@ -122,10 +125,14 @@ async def _guard_memory(process: asyncio.subprocess.Process, budget_mb: int) -> 
 
 def _environment(threads: int) -> dict[str, str]:
     env = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
-    # `-m` would look for every module in the current folder first, and that is the state directory
-    # of an installed service: what lies there is data. So the child finds edgetuner where it is
-    # installed, or on PYTHONPATH. Python 3.10 ignores the variable and looks there all the same.
-    return env | {"OMP_NUM_THREADS": str(threads), "PYTHONSAFEPATH": "1"}
+    # `-m` looks for every module in the current folder first, and that is the state directory of an
+    # installed service: what lies there is data. So the child is told not to, and since Python 3.10
+    # does not listen it is started in a folder that is root's. It finds edgetuner where it is
+    # installed, or on PYTHONPATH, whose relative entries meant our own folder.
+    paths = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
+    search = os.pathsep.join(os.fspath(Path(path).resolve()) for path in paths)
+    own = {"PYTHONPATH": search} if search else {}
+    return env | own | {"OMP_NUM_THREADS": str(threads), "PYTHONSAFEPATH": "1"}
 
 
 def _result(job: Job, code: int | None) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import stat
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +88,9 @@ def test_it_is_told_which_factories_the_operator_allows(stand_in: Any) -> None:
         ]
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no safe path")
+@pytest.mark.parametrize("told", [True, False])  # Python 3.10 does not listen
 def test_nothing_is_imported_from_the_folder_that_the_service_stands_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state, job, trace = tmp_path / "state", tmp_path / "job", tmp_path / "imported"
     state.mkdir()
@@ -99,7 +98,11 @@ def test_nothing_is_imported_from_the_folder_that_the_service_stands_in(
     for name in ("edgetuner", "json", "numpy"):
         (state / f"{name}.py").write_text(f"open({os.fspath(trace)!r}, 'w').close()\n")
     monkeypatch.chdir(state)
-    monkeypatch.setenv("PYTHONPATH", os.fspath(ROOT))
+    monkeypatch.setenv("PYTHONPATH", os.path.relpath(ROOT, state))
+    environment = child._environment(1)
+    if not told:
+        environment.pop("PYTHONSAFEPATH")
+    monkeypatch.setattr(child, "_environment", lambda _: environment)
     with pytest.raises(AdaptationError):  # there is no base
         train(Job(job, Ask(job="j", created="", why="", settings=SETTINGS)))
     assert not trace.exists()
