@@ -77,6 +77,7 @@ def run(job: Job, allow_factories: Sequence[str] = ()) -> dict[str, Any]:
     module = build_module(base, allow_factories)
     windows = job.windows()
     material = _material(base, windows)
+    gc.freeze()  # what is there now stays to the end, and need not be looked through at every step
     climbed = _climb(module, material, settings)
     chosen = choose(climbed, settings)
     _report("reference")
