@@ -2,7 +2,7 @@
 
     python -m benchmarks.report [--rounds N] [--out FOLDER]
 
-About ten minutes on two cores that nobody else uses. See `benchmarks.step` for how it measures.
+About three minutes on a core that nobody else uses. See `benchmarks.step` for how it measures.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import matplotlib
 import torch
 
-from benchmarks.step import ARGS, measure
+from benchmarks.step import ARGS, measure, positive
 from edgetuner.heap import keep_freed_memory
 
 matplotlib.use("Agg")
@@ -67,7 +67,7 @@ def draw(results: dict[str, Result], path: Path) -> None:
     columns: tuple[tuple[str, Callable[[dict[str, float]], float], Any], ...] = (
         ("time of a step / full fine-tuning", lambda facts: facts["ratio_to_full"], "linear"),
         ("kept for the backward pass, MB", lambda facts: facts["saved_bytes"] / 1e6, "log"),
-        ("peak of all tensors, MB", lambda facts: facts["peak_bytes"] / 1e6, "log"),
+        ("peak of all tensors but the cache, MB", lambda facts: facts["peak_bytes"] / 1e6, "log"),
     )
     figure, panels = plt.subplots(1, len(columns), figsize=(12, 4.8), layout="constrained")
     rows = {name: len(NAMES) - row for row, name in enumerate(NAMES)}
@@ -116,7 +116,7 @@ def page(results: dict[str, Result], settings: dict[str, Any]) -> str:
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=positive, default=15)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     settings = {"batch": 64, "rank": 2, "threads": 1, "rounds": options.rounds}

@@ -154,14 +154,21 @@ def _table(result: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def positive(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--backbone", choices=ARGS, default="t_resnet")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rank", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=positive, default=15)
+    parser.add_argument("--batch", type=positive, default=64)
+    parser.add_argument("--rank", type=positive, default=2)
+    parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--json", type=Path, help="where to write what was measured")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -171,7 +178,8 @@ def main() -> None:
     )
     print(_table(result))
     if options.json:
-        facts = {"backbone": options.backbone, "batch": options.batch, "rank": options.rank}
+        facts = {k: v for k, v in vars(options).items() if k != "json"}
+        facts["torch"] = torch.__version__
         methods = {name: entry for name, entry in result.items() if name != "inference"}
         inference_ms = result["inference"]["step_ms"]
         document = {**facts, "inference_ms": inference_ms, "methods": methods}

@@ -203,11 +203,14 @@ class AdaptConfig(_Section):
     )
     compact: bool = Field(
         default=False,
-        description="keep even less for the backward pass: q rounded to float16, and derivatives "
-        "of smooth activations to 255 steps of their range",
+        description="keep less for the backward pass, where memory is short: a fifth less with "
+        "ReLU, and a byte an element instead of four with GELU and the like, whose derivatives are "
+        "then rounded to 255 steps",
     )
     cuda_graph: bool = Field(
-        default=False, description="on cuda, launch a step as one graph instead of kernel by kernel"
+        default=False,
+        description="on cuda, launch a step as one graph instead of kernel by kernel, which pays "
+        "for small models; without effect elsewhere, or where a layer has no lean form",
     )
     threads: int = Field(default=1, ge=1, description="CPU threads of the training process")
     nice: int = Field(
@@ -219,8 +222,9 @@ class AdaptConfig(_Section):
     memory_budget_mb: int = Field(
         default=1500,
         ge=64,
-        description="resident megabytes of the training process: steps are taken in parts that "
-        "fit, or it is refused before the first one; beyond, it is killed",
+        description="resident megabytes (of 2^20 bytes) of the training process, of which Python "
+        "and torch take some 350: steps are taken in parts that fit, or the cores are not trained "
+        "at all; beyond, it is killed. edgetuner bundle show BUNDLE --plan tells",
     )
     min_available_mb: int = Field(
         default=300,

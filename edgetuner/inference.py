@@ -148,7 +148,7 @@ def choose_device(wanted: str) -> str:
             "does not run a convolution",
             field="device",
             value=f"cuda: {reason}",
-            remedy="install the torch wheel of this JetPack, or set device: cpu",
+            remedy="install the torch wheel of this JetPack, or set device: auto or cpu",
         )
     return "cpu"
 

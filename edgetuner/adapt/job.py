@@ -7,6 +7,7 @@ desk.
     log.txt               standard error of the training process
     result.json           what came of it: rungs, evidence, times, or the error
     candidate/            the new version, a whole bundle
+    previous-*            result and candidate of the time before, if it was done again
 
 `python -m edgetuner.adapt.worker JOB` does the work again, on any machine with torch. A job folder
 is data, as a bundle is: it may come from elsewhere, so it cannot say which code is to be trusted.
@@ -154,6 +155,26 @@ class Job:
         except (OSError, SafetensorError, TypeError) as error:
             raise AdaptationError(
                 "cannot be read", field=str(self.path / WINDOWS), value=str(error)
+            ) from None
+
+    def set_aside(self) -> None:
+        """Keeps what the job gave before under another name, to be done again.
+
+        Raises:
+            StoreError: it cannot be moved.
+        """
+        try:
+            for name in (RESULT, CANDIDATE):
+                before, place = self.path / name, self.path / f"previous-{name}"
+                if before.exists():
+                    shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+                    before.rename(place)
+        except OSError as error:
+            raise StoreError(
+                "cannot be set aside",
+                field=str(self.path),
+                value=error.strerror,
+                remedy="see that the folder is writable",
             ) from None
 
     def write_result(self, result: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgetuner.adapt.train import train_cores
+from edgetuner.adapt.train import train_cores, uses_graph
 from edgetuner.config import AdaptConfig
 from edgetuner.errors import BudgetError
 from edgetuner.heap import resident_bytes
@@ -35,6 +35,7 @@ from edgetuner.peft.suffixes import of_decomposition
 _CHUNK = 64  # windows a forward pass; bounds the memory of everything but training
 _MB = 1024 * 1024
 _AFTERWARDS = 56 * _MB  # predictions and the drift reference: 26 to 46 was measured
+_SPREAD = 1.05  # what a process holds differs from run to run
 # Resident over used memory of a process that keeps what it frees: 1.9 to 2.9 was measured.
 _HEAP = 3.0
 
@@ -115,13 +116,26 @@ def climb(
 ) -> list[Climbed]:
     """Takes the rungs of `settings.rungs` in turn; returns each, in that order.
 
+    A rung that does not fit the memory budget is passed over, and the facts of the one before it
+    say so.
+
     Args:
         module: the champion, in eval mode; not changed.
+
+    Raises:
+        BudgetError: not even the first one fits.
     """
     climbed: list[Climbed] = []
     for rung in settings.rungs:
         start = time.perf_counter()
-        module, facts = RUNGS[rung](module, material, settings, report)
+        try:
+            module, facts = RUNGS[rung](module, material, settings, report)
+        except BudgetError as error:  # what was reached so far may do
+            if not climbed:
+                raise
+            report(rung, refused=str(error))
+            climbed[-1].facts["refused"] = {rung: str(error)}
+            continue
         seconds = time.perf_counter() - start
         if rung == "cores":  # its kernels are new ones, and no suffix is stored of those
             material = replace(material, suffixes={})
@@ -191,7 +205,7 @@ def cores(
     kernels_innermost(adapted)
     suffixes = of_decomposition(material.suffixes, settings.decomposition)
     adapter = adapter_of(adapted, x[:1], settings, material.head, suffixes)
-    course = _course(adapter, x, settings)
+    course = course_of(plan(adapter, x[:1]), len(x), settings)
     losses = train_cores(
         adapter,
         x,
@@ -207,7 +221,10 @@ def cores(
         "core_norm": adapter.core_norm(),
         "micro_batch": course.micro_batch,
         "prefix_cached": course.cached,
-        **({"not_lean": adapter.why} if adapter.why else {}),
+        "device": x.device.type,
+        "precision": settings.precision,
+        "graph": uses_graph(adapter, x, settings),
+        **({"not_lean": adapter.not_lean} if adapter.not_lean else {}),
         "first_loss": losses[0],
         "last_loss": losses[-1],
     }
@@ -252,26 +269,31 @@ def plan_of(base: nn.Module, shape: tuple[int, int], settings: AdaptConfig, head
     return plan(adapter_of(base, example, settings, head), example)
 
 
-def _course(adapter: LeanLoraEdge, x: Tensor, settings: AdaptConfig) -> Course:
-    """What fits into the memory budget beside what this process holds already.
+def course_of(planned: Plan, windows: int, settings: AdaptConfig) -> Course:
+    """How steps are taken within `memory_budget_mb`, beside what this process holds already.
+
+    Args:
+        windows: how many there are to train on.
 
     Raises:
-        BudgetError: nothing does.
+        BudgetError: not even one window fits.
     """
-    planned, held = plan(adapter, x[:1]), resident_bytes() or 0
-    # the weights are among what is held already
-    room = int((settings.memory_budget_mb * _MB - held - _AFTERWARDS) / _HEAP)
-    room += planned.weights_bytes
+    held = resident_bytes() or 0
+    free = settings.memory_budget_mb * _MB - held - _AFTERWARDS
     try:
-        return planned.course(settings.batch_size, len(x), room)
+        # the weights are among what is held
+        room = int(free / _HEAP) + planned.weights_bytes
+        return planned.course(settings.batch_size, windows, room)
     except BudgetError:
         least = held + _AFTERWARDS + _HEAP * (planned.peak_bytes(1) - planned.weights_bytes)
+        fewer = ", or name fewer layers in adapt.layers, the last ones" if free > 0 else ""
         raise BudgetError(
-            f"the training process holds {held // _MB} MB before the first step, and needs "
-            f"{math.ceil(least / _MB)} MB to take it and to judge what came of it",
+            f"the training process holds {held // _MB} MB before the first step, and needs some "
+            f"{math.ceil(_SPREAD * least / _MB / 10) * 10} MB to take it and to judge what came of "
+            "it",
             field="adapt.memory_budget_mb",
             value=settings.memory_budget_mb,
-            remedy="raise it, or name fewer layers in adapt.layers, the last ones",
+            remedy=f"raise it{fewer}",
         ) from None
 
 

@@ -61,9 +61,7 @@ def train_cores(
     trained = [weight for weights in groups.values() for weight in weights]
     course = course or Course(settings.batch_size, cached=False, peak_bytes=0)
     gather, forward = _source(adapter, x, course)
-    # what is not lean may wait for the device in between, which a graph cannot hold
-    lean = isinstance(adapter, LeanLoraEdge) and adapter.fully_lean
-    if settings.cuda_graph and x.is_cuda and lean:
+    if uses_graph(adapter, x, settings):
         gradient: Gradient = GraphedGradient(
             forward, settings.batch_size, settings.label_smoothing, trained
         )
@@ -88,6 +86,12 @@ def train_cores(
         losses.append(loss)
         report(step, loss)
     return losses
+
+
+def uses_graph(adapter: LoraEdge, x: Tensor, settings: AdaptConfig) -> bool:
+    """Whether steps are launched as one: what is not lean may wait for the device in between."""
+    lean = isinstance(adapter, LeanLoraEdge) and not adapter.not_lean
+    return settings.cuda_graph and x.is_cuda and lean
 
 
 def _source(

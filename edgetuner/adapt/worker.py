@@ -115,6 +115,11 @@ def main(argv: list[str] | None = None) -> int:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         job = Job.open(path)
+    except EdgetunerError as error:  # no job, no result
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    try:
+        job.set_aside()
         try:
             job.write_result(run(job, options.allow_factories))
         except (
@@ -127,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
             ) from error
     except EdgetunerError as error:
         with contextlib.suppress(OSError):
-            Job.write_result(Job(path, None), {"error": error.to_wire()})  # type: ignore[arg-type]
+            job.write_result({"error": error.to_wire()})
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     return 0

@@ -15,7 +15,7 @@ from edgetuner.errors import BundleError, UsageError
 if TYPE_CHECKING:
     from edgetuner.config import AdaptConfig
     from edgetuner.data import WindowSet
-    from edgetuner.peft.plan import Plan
+    from edgetuner.peft.plan import Course, Plan
 
 BACKBONES = ("t_resnet", "mobilenet_v2", "small_cnn")
 _CREATE = """\
@@ -63,7 +63,7 @@ def _add_plan(add: Any) -> None:
         help="convolutions to adapt, such as 'blocks.2.*' (default: all)",
     )
     add.add_argument(
-        "--memory", type=count, metavar="MB", help="say how steps are taken within so much"
+        "--memory", type=count, metavar="MB", help="in place of adapt.memory_budget_mb"
     )
     add.add_argument(
         "--allow-factory",
@@ -222,33 +222,41 @@ def _tell_epoch(epoch: int, loss: float) -> None:
 
 def _show(options: argparse.Namespace) -> None:
     if not options.plan:
+        _refuse_plan_options(options)
         _describe(options, options.bundle)
         return
 
     from edgetuner.cli.plan import plan_data, plan_page
 
-    planned, settings = _plan(options)
-    budget = options.memory
-    course = budget and planned.course(settings.batch_size, settings.max_windows, budget * 10**6)
-    if options.json:
-        say_json(plan_data(planned, settings.batch_size, course))
-    else:
-        say(plan_page(planned, settings.batch_size, course))
+    planned, course, settings = _plan(options)
+    say_json(plan_data(planned, course, settings)) if options.json else say(
+        plan_page(planned, course, settings)
+    )
 
 
-def _plan(options: argparse.Namespace) -> tuple[Plan, AdaptConfig]:
-    """What training the bundle's model costs, and the settings that it was planned for."""
-    from edgetuner.adapt.ladder import plan_of
+def _refuse_plan_options(options: argparse.Namespace) -> None:
+    for name in ("config", "rank", "layers", "memory", "allow_factory"):
+        if getattr(options, name):
+            field = f"--{name.replace('_', '-')}"
+            raise UsageError("belongs to a plan", field=field, remedy="add --plan")
+
+
+def _plan(options: argparse.Namespace) -> tuple[Plan, Course, AdaptConfig]:
+    """What training the bundle's model costs, how it would be done, and by which settings."""
+    from edgetuner.adapt.ladder import course_of, plan_of
     from edgetuner.bundle import Bundle
     from edgetuner.config import Config, load_config
     from edgetuner.factories import build_module
 
     config = load_config(options.config) if options.config else Config()
-    settings = config.adapt.model_copy(update=_given(rank=options.rank, layers=options.layers))
+    settings = config.adapt.model_copy(
+        update=_given(rank=options.rank, layers=options.layers, memory_budget_mb=options.memory)
+    )
     bundle = Bundle.load(options.bundle)
     module = build_module(bundle, (*config.inference.allow_factories, *options.allow_factory))
     shape = len(bundle.manifest.channels), bundle.manifest.length
-    return plan_of(module, shape, settings, bundle.manifest.backbone.head), settings
+    planned = plan_of(module, shape, settings, bundle.manifest.backbone.head)
+    return planned, course_of(planned, settings.max_windows, settings), settings
 
 
 def _verify(options: argparse.Namespace) -> None:

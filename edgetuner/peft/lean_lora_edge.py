@@ -94,10 +94,12 @@ class LeanLoraEdge(LoraEdge):
             self.why = f"cannot be made lean: {type(error).__name__}: {error}"
 
     @property
-    def fully_lean(self) -> bool:
-        """Whether no trained step is left to plain autograd."""
-        steps = () if self.program is None else self.program.steps
-        return self.program is not None and not any(step.trained and step.why for step in steps)
+    def not_lean(self) -> dict[str, str]:
+        """Why, by name, for each step that is left to plain autograd; all of them as `base`."""
+        if self.program is None:
+            return {"base": self.why}
+        steps = self.program.steps
+        return {step.name: step.why for step in steps if step.trained and step.why}
 
     def forward(self, x: Tensor) -> Tensor:
         """What the base would answer with the update in its kernels."""

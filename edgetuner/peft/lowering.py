@@ -177,7 +177,7 @@ class _Lowering:
         parts = [call(operator.getitem, (both, kind)) for kind in range(kinds)]
         for part in parts:
             part.meta = both.meta
-        halves = [Step(both, f"{step.name}, frozen", first, (source,), {}, False)]
+        halves = [Step(both, f"{step.name}, once a window", first, (source,), {}, False)]
         halves += [Step(p, p.name, operator.getitem, p.args, {}, False) for p in parts]
         options = dict(zip(["residual"], residual, strict=False))
         return [*halves, Step(step.node, step.name, Mixture(layer), (*parts,), options, True)]

@@ -68,7 +68,7 @@ def suffix(
             f"layer {layer}, a kernel of {shape}, allows at most {limit}",
             field="rank",
             value=rank,
-            remedy="lower the rank, leave the layer out, or ask for clipping",
+            remedy="lower the rank, or leave the layer out",
         )
     rank = min(rank, limit)
     if known is not None and _serves(known, rank, decomposition, weight, layer):

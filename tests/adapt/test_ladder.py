@@ -144,7 +144,9 @@ def test_a_budget_that_is_spent_already_is_refused_before_a_step(
 ) -> None:
     monkeypatch.setattr(ladder, "train_cores", lambda *_: pytest.fail("a step was taken"))
     settings = QUICK.model_copy(update={"memory_budget_mb": 64})  # torch alone is more
-    with pytest.raises(BudgetError, match=r"holds \d+ MB .* needs \d+ MB .*got 64.*adapt.layers"):
+    with pytest.raises(
+        BudgetError, match=r"holds \d+ MB .* needs some \d+0 MB .*got 64.*raise it$"
+    ):
         RUNGS["cores"](base, material, settings, silent)
 
 
@@ -197,3 +199,25 @@ def test_compact_keeps_less_and_learns_the_same(base: nn.Module, material: Mater
         for settings in (QUICK, compact)
     ]
     assert scores[1] == pytest.approx(scores[0], abs=0.05)
+
+
+def test_a_rung_that_does_not_fit_leaves_the_ones_before_it(
+    base: nn.Module, material: Material
+) -> None:
+    settings = QUICK.model_copy(update={"memory_budget_mb": 64})
+    climbed = climb(base, material, settings, silent)
+    assert [rung.rung for rung in climbed] == ["statistics", "head"]
+    assert "adapt.memory_budget_mb" in climbed[-1].facts["refused"]["cores"]
+    with pytest.raises(BudgetError):
+        climb(base, material, settings.model_copy(update={"rungs": ("cores",)}), silent)
+
+
+def test_the_facts_say_how_the_cores_were_trained(base: nn.Module, material: Material) -> None:
+    asked = QUICK.model_copy(update={"cuda_graph": True})
+    _, facts = RUNGS["cores"](base, material, asked, silent)
+    told = {key: facts[key] for key in ("device", "precision", "graph")}
+    assert told == {"device": "cpu", "precision": "float32", "graph": False}
+    assert "not_lean" not in facts
+    base.features.relu1 = nn.Softplus()
+    _, facts = RUNGS["cores"](base, material, QUICK, silent)
+    assert facts["not_lean"] == {"features.relu1": "no lean form of Softplus"}

@@ -288,3 +288,22 @@ def test_cores_can_be_trained_in_brain_floats(tmp_path: Path, wave_bundle: Path)
     assert losses[1] < losses[0]
     weights = Bundle.load(asked.path / jobs.CANDIDATE).weights
     assert {str(weight.dtype) for weight in weights.values()} <= {"float32", "int64"}
+
+
+def test_a_job_can_be_done_again_and_what_it_gave_before_stays(
+    tmp_path: Path, wave_bundle: Path
+) -> None:
+    asked = job(tmp_path, wave_bundle)
+    path = os.fspath(asked.path)
+    assert worker.main([path]) == 0
+    first = asked.result()
+    before = Bundle.load(asked.path / jobs.CANDIDATE)
+    assert worker.main([path]) == 0
+    again = asked.result()
+    assert first is not None and again is not None
+    assert again["last_loss"] == first["last_loss"]
+    assert json.loads((asked.path / f"previous-{jobs.RESULT}").read_text()) == first
+    assert Bundle.load(asked.path / f"previous-{jobs.CANDIDATE}").version == before.version
+    (asked.path / jobs.JOB).write_text("{}")
+    assert worker.main([path]) == 70
+    assert asked.result() == again, "no job, no result"
