@@ -67,7 +67,7 @@ def draw(results: dict[str, Result], path: Path) -> None:
     columns: tuple[tuple[str, Callable[[dict[str, float]], float], Any], ...] = (
         ("time of a step / full fine-tuning", lambda facts: facts["ratio_to_full"], "linear"),
         ("kept for the backward pass, MB", lambda facts: facts["saved_bytes"] / 1e6, "log"),
-        ("peak of all tensors but the cache, MB", lambda facts: facts["peak_bytes"] / 1e6, "log"),
+        ("peak, without the cache, MB", lambda facts: facts["peak_bytes"] / 1e6, "log"),
     )
     figure, panels = plt.subplots(1, len(columns), figsize=(12, 4.8), layout="constrained")
     rows = {name: len(NAMES) - row for row, name in enumerate(NAMES)}
