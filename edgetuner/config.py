@@ -209,8 +209,8 @@ class AdaptConfig(_Section):
     )
     cuda_graph: bool = Field(
         default=False,
-        description="on cuda, launch a step as one graph instead of kernel by kernel, which pays "
-        "for small models; without effect elsewhere, or where a layer has no lean form",
+        description="on cuda, launch a step as one graph instead of kernel by kernel; without "
+        "effect elsewhere, or where a layer has no lean form",
     )
     threads: int = Field(default=1, ge=1, description="CPU threads of the training process")
     nice: int = Field(

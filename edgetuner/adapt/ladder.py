@@ -285,7 +285,8 @@ def course_of(planned: Plan, windows: int, settings: AdaptConfig) -> Course:
         room = int(free / _HEAP) + planned.weights_bytes
         return planned.course(settings.batch_size, windows, room)
     except BudgetError:
-        least = held + _AFTERWARDS + _HEAP * (planned.peak_bytes(1) - planned.weights_bytes)
+        smallest = planned.peak_bytes(settings.batch_size if planned.whole else 1)
+        least = held + _AFTERWARDS + _HEAP * (smallest - planned.weights_bytes)
         fewer = ", or name fewer layers in adapt.layers, the last ones" if free > 0 else ""
         raise BudgetError(
             f"the training process holds {held // _MB} MB before the first step, and needs some "

@@ -21,6 +21,7 @@ the whole batch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -205,6 +206,16 @@ class LeanConvolution:
         gradient = gradient if largest is None else gradient * largest
         return gradient * (self.alpha if scale is None else self.alpha * scale.unsqueeze(1))
 
+    def gradients(
+        self, grad: Tensor, saved: Sequence[Any], scale: Tensor | None, *, core: bool, beta: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """`g (N, H, W, O)`, and `dG` and `dbeta` as far as wanted, of what was saved."""
+        _, pieces, kept, largest = saved
+        g = self.activation.backward(inner(grad), pieces).contiguous()
+        # the small sums first, while g is in the cache
+        d_core = self.core_gradient(g, kept, largest, scale) if core else None
+        return g, d_core, self.beta_gradient(g) if beta else None
+
     def beta_gradient(self, g: Tensor) -> Tensor:
         """`dbeta (O,)` of `g (N, H, W, O)`."""
         assert self.norm is not None and self.norm.beta is not None
@@ -268,14 +279,11 @@ class _Convolve(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         layer: LeanConvolution = ctx.layer
-        _, pieces, kept, largest = ctx.saved_tensors
         _, x_wanted, core_wanted, beta_wanted, residual_wanted = ctx.needs_input_grad
-        scale = layer.scale()
-        g = layer.activation.backward(inner(grad), pieces).contiguous()  # (N, H, W, O)
-        # the small sums first, while g is in the cache
-        core = layer.core_gradient(g, kept, largest, scale) if core_wanted else None
-        beta = layer.beta_gradient(g) if beta_wanted else None
-        dx = None
+        scale, dx = layer.scale(), None
+        g, core, beta = layer.gradients(
+            grad, ctx.saved_tensors, scale, core=core_wanted, beta=beta_wanted
+        )
         if x_wanted:
             beside = layer.inputs_beside(g)
             filters = layer.cast(layer.filters(scale, inputs_beside=beside))

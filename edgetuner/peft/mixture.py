@@ -99,9 +99,8 @@ class _Mix(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         layer: LeanConvolution = ctx.layer
-        _, pieces, kept, largest = ctx.saved_tensors
         residual_wanted, core_wanted, beta_wanted = ctx.needs_input_grad[3:]
-        g = layer.activation.backward(inner(grad), pieces).contiguous()  # (N, H, W, O)
-        core = layer.core_gradient(g, kept, largest, layer.scale()) if core_wanted else None
-        beta = layer.beta_gradient(g) if beta_wanted else None
+        g, core, beta = layer.gradients(
+            grad, ctx.saved_tensors, layer.scale(), core=core_wanted, beta=beta_wanted
+        )
         return None, None, None, outer(g) if residual_wanted else None, core, beta

@@ -20,12 +20,13 @@ from torch.fx import Node
 
 from edgetuner.errors import BudgetError, UsageError
 from edgetuner.peft.capture import shape
-from edgetuner.peft.footprint import Growth, step_footprint
+from edgetuner.peft.footprint import Footprint, Growth, step_footprint
 from edgetuner.peft.lean import LeanConvolution
 from edgetuner.peft.lean_lora_edge import LeanLoraEdge
 from edgetuner.peft.lowering import Replaced
 from edgetuner.peft.mixture import Mixture, Responses
 from edgetuner.peft.norm import normalises_by_batch
+from edgetuner.peft.prefix import FILL
 from edgetuner.peft.program import Program, Step
 from edgetuner.peft.saved import saved_for_backward
 
@@ -86,7 +87,7 @@ class Plan:
         border_bytes: of each window in a cache of the frozen prefix; 0 if there is none.
         growth: memory of a step, what it keeps included, as (bytes, bytes a window); the largest
             counts.
-        cached_growth: the same of a step from the cached prefix.
+        cached_growth: the same of a step from the cached prefix, filling it included.
         whole: a batch cannot be taken in parts, since something normalises by it.
     """
 
@@ -196,6 +197,8 @@ def plan(adapter: LeanLoraEdge, example: Tensor) -> Plan:
             _FEW,
             _MANY,
         )
+        filling = (max(_fill_footprint(program, windows(FILL), held).alive), 0)
+        cached_growth = Growth([*cached_growth.lines, filling])
     return Plan(
         layers=() if program is None else _layers(program, per_step),
         why=adapter.why,
@@ -224,6 +227,15 @@ def _saved(adapter: LeanLoraEdge, x: Tensor) -> list[int]:
 def _border(program: Program, x: Tensor) -> list[Tensor]:
     """What a cache gives."""
     return program.given((value.half() for value in program.prefix(x)), x.dtype)
+
+
+@torch.no_grad()
+def _fill_footprint(program: Program, x: Tensor, known: list[Tensor]) -> Footprint:
+    """That of windows on their way into a cache."""
+    footprint = Footprint([*known, x])
+    with footprint:
+        program.prefix(x.clone())
+    return footprint
 
 
 def _border_bytes(program: Program, window: Tensor) -> int:

@@ -20,6 +20,8 @@ from edgetuner.peft.mixture import Responses
 from edgetuner.peft.pointwise import LeanPointwise
 from edgetuner.peft.program import Attribute, Program, Step
 
+FILL = 8  # windows run at once: the maps of early layers are large, and this happens once
+
 
 class PrefixCache:
     """Values at the border of an adapter's frozen prefix.
@@ -64,8 +66,9 @@ class PrefixCache:
         """
         fresh = [row for row, number in enumerate(ids) if number not in self._rows]
         fresh = [row for row in fresh if ids.index(ids[row]) == row]  # each once
-        if fresh:
-            self._add([ids[row] for row in fresh], self._program.prefix(x[fresh]))
+        for start in range(0, len(fresh), FILL):
+            part = fresh[start : start + FILL]
+            self._add([ids[row] for row in part], self._program.prefix(x[part]))
         rows = torch.tensor([self._rows[number] for number in ids], device=x.device)
         return self._program.given((pool[rows].movedim(-1, 1) for pool in self._pools), x.dtype)
 

@@ -73,10 +73,12 @@ def test_the_measured_peak_is_within_a_tenth_of_the_foretold(
             logits = adapter.program.resume(inputs)
         torch.autograd.grad(nn.functional.cross_entropy(logits, y), trained)
 
+    filling = 0 if cache is None else peak_allocated(lambda: cache.border(rows.tolist(), x))
     step()
     peak = planned.peak_bytes(windows, cached=cached)
     held = planned.state_bytes(0) - planned.saved_bytes(0)
-    assert peak == pytest.approx(held + peak_allocated(step), rel=0.1)
+    beside = 0 if cache is None else cache.nbytes
+    assert peak == pytest.approx(held + max(filling - beside, peak_allocated(step)), rel=0.1)
 
 
 def test_the_state_of_t_resnet_is_at_the_floor(planned):
@@ -159,3 +161,18 @@ def test_what_normalises_by_the_batch_is_taken_whole_and_never_cached():
     assert planned.course(64, 10, 10**9) == Course(64, False, planned.peak_bytes(64))
     with pytest.raises(BudgetError, match="64 windows"):
         planned.course(64, 10, planned.peak_bytes(64) - 1)
+
+
+def test_filling_the_cache_is_part_of_the_peak():
+    # early maps of MobileNetV2 are many times those of the last stage, which alone is trained
+    base = build("mobilenet_v2", 97, 60, 17, {"rgb": True})
+    kernels_innermost(base)
+    layers = ["features.18.0"]
+    adapter = LeanLoraEdge(base, torch.randn(2, 97, 60), rank=2, layers=layers, apart=True)
+    planned = plan(adapter, torch.zeros(1, 97, 60))
+    x = torch.randn(32, 97, 60)
+    cache = PrefixCache(adapter, len(x))
+    held = planned.state_bytes(0) - planned.saved_bytes(0)
+    measured = held + peak_allocated(lambda: cache.border(range(len(x)), x))
+    assert planned.peak_bytes(32, cached=True) + cache.nbytes == pytest.approx(measured, rel=0.1)
+    assert any(slope == 0 for _, slope in planned.cached_growth)
