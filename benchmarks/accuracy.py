@@ -1,39 +1,46 @@
-"""How well every method adapts, and how soon: real shifts, label budgets, seeds.
+"""How well every method adapts, and how soon: real shifts, label budgets, seeds, people.
 
     python -m benchmarks.accuracy [--quick] [--json FILE]
     python -m benchmarks.accuracy --data FILE.npz --source position=0 --target position=1
 
 Every method that has a learning rate chooses it on the last part in time of what it may learn from,
-once a shift and backbone, and never on the test. Rows are one run each; gaps in the summary are in
-points of macro-F1, positive where full fine-tuning is ahead, and what was not measured is absent.
+once a data set and backbone, and never on the test. Rows are one run each; gaps in the summary are
+in points of macro-F1, positive where full fine-tuning is ahead; what was not measured is absent.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import multiprocessing
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import torch
 
 from benchmarks.learners import LEARNERS, Curve
+from benchmarks.outcome import FULL, Row, picture, summary, table
 from benchmarks.shifts import SHIFTS, Case, Shift, case
 from edgetuner.adapt.ladder import predict
 from edgetuner.data import parse_selectors
 from edgetuner.heap import keep_freed_memory
 from edgetuner.metrics import macro_f1
 
-OURS, FULL, PEER = "ladder", "full", "lora_c"
+RESULTS = Path(__file__).parent / "results"
 VALIDATION = 0.3  # of what is learned from, its last part in time
 _SHARES = (85, 95, 100)  # per cent of full fine-tuning's final F1
-Row = dict[str, Any]
+_ALL = (3, 5, 10, 20, None)
+# Label budgets and seeds by backbone: what two cores do within the hour. Rather many shifts and
+# budgets once than few of them often; --budgets and --seeds ask for more.
+SUITE: dict[str, tuple[tuple[int | None, ...], int]] = {
+    "mobilenet_v2": ((5, None), 1),
+    "t_resnet": ((3, 5, 20, None), 1),
+    "small_cnn": (_ALL, 1),
+}
+QUICK: dict[str, tuple[tuple[int | None, ...], int]] = {"small_cnn": ((5, None), 1)}
 
 
 @dataclass(frozen=True)
@@ -42,46 +49,55 @@ class Plan:
 
     Attributes:
         budgets: labels a class; None for all.
+        seeds: of every random draw; each takes the next stranger as its target.
+        rates: learning rate by method, for those that have one.
     """
 
     shift: Shift
     backbone: str
-    stranger: int | None
     budgets: tuple[int | None, ...]
     seeds: int
     methods: tuple[str, ...]
+    rates: dict[str, float]
 
 
 def run(plan: Plan) -> list[Row]:
     """A row for each method, budget and seed; methods take turns within a seed."""
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    at = case(plan.shift, plan.backbone, plan.stranger)
-    rates = {name: choose_rate(at, name) for name in plan.methods}
-    before = _f1(at, at.test.x, at.test.y), _f1(at, at.home.x, at.home.y)
+    _quietly()
     rows = []
-    for budget in plan.budgets:
-        for seed in range(plan.seeds):
+    for seed in range(plan.seeds):
+        at = case(plan.shift, plan.backbone, _stranger(plan.shift, seed))
+        before = _f1(at, at.test.x, at.test.y), _f1(at, at.home.x, at.home.y)
+        for budget in plan.budgets:
             labelled = at.labelled(budget, seed)
             curves = {
-                name: LEARNERS[name][0](at, labelled, seed, rates[name]) for name in plan.methods
+                name: LEARNERS[name][0](at, labelled, seed, plan.rates.get(name))
+                for name in plan.methods
             }
             goal = curves[FULL].f1 if FULL in curves else None
-            for name, curve in curves.items():
-                known = {
-                    "dataset": plan.shift.dataset,
-                    "shift": plan.shift.name,
-                    "backbone": plan.backbone,
-                    "stranger": plan.stranger,
-                    "method": name,
-                    "seed": seed,
-                    "labels_per_class": budget,
-                    "learning_rate": rates[name],
-                    "f1_zero_shot": before[0],
-                    "f1_source_before": before[1],
-                }
-                rows.append(known | _outcome(curve, goal))
+            known = {
+                "dataset": plan.shift.dataset,
+                "shift": plan.shift.name,
+                "backbone": plan.backbone,
+                "stranger": _stranger(plan.shift, seed),
+                "seed": seed,
+                "labels_per_class": budget,
+                "f1_zero_shot": before[0],
+                "f1_source_before": before[1],
+            }
+            rows += [
+                known | {"method": name} | _outcome(curve, goal) for name, curve in curves.items()
+            ]
     return rows
+
+
+def _quietly() -> None:
+    torch.set_num_threads(1)
+    keep_freed_memory()
+
+
+def _stranger(shift: Shift, seed: int) -> int | None:
+    return shift.strangers[seed % len(shift.strangers)] if shift.strangers else None
 
 
 def _outcome(curve: Curve, goal: float | None) -> Row:
@@ -90,6 +106,7 @@ def _outcome(curve: Curve, goal: float | None) -> Row:
         "f1_source_after": curve.home_f1,
         "trained_fraction": curve.trained_fraction,
         "seconds_total": curve.points[-1][0],
+        "points": [[round(seconds, 4), round(f1, 4)] for seconds, f1 in curve.points],
     }
     if goal is not None:
         for share in _SHARES:
@@ -97,112 +114,27 @@ def _outcome(curve: Curve, goal: float | None) -> Row:
     return row
 
 
-def choose_rate(at: Case, name: str) -> float:
-    """The learning rate that does best on validation windows, with all other labels."""
-    learn, rates = LEARNERS[name]
-    if len(rates) == 1:
-        return rates[0]
+def tune(plan: Plan) -> dict[str, float]:
+    """The learning rates that do best on validation windows of a shift, with all other labels."""
+    _quietly()
+    at = case(plan.shift, plan.backbone, _stranger(plan.shift, 0))
     early, late = at.pool.split_by_time(VALIDATION, at.shift.gap)
     trial = replace(at, pool=early, test=late)
-    scores = {rate: learn(trial, early, 0, rate).f1 for rate in rates}
-    return max(scores, key=lambda rate: scores[rate])
+    chosen = {}
+    for name in plan.methods:
+        learn, rates = LEARNERS[name]
+        scores = {rate: learn(trial, early, 0, rate).f1 for rate in rates} if rates[1:] else {}
+        if rates:
+            chosen[name] = max(scores, key=lambda rate: scores[rate]) if scores else rates[0]
+    return chosen
 
 
 def _f1(at: Case, x: Any, y: Any) -> float:
     return macro_f1(y, predict(at.module, at.scaled(x)))
 
 
-def summary(rows: Sequence[Row]) -> dict[str, float]:
-    """Over all settings: a setting is a shift, a backbone and a label budget."""
-    gaps = {setting: 100 * (full - ours) for setting, full, ours in _paired(rows, FULL)}
-    result: dict[str, float] = {}
-    if gaps:
-        result |= {"mean_gap": mean(gaps.values()), "worst_gap": max(gaps.values())}
-        few = [gap for setting, gap in gaps.items() if setting[-1] == 5]
-        result |= {"gap_at_5_labels": mean(few)} if few else {}
-    for name, key in ((FULL, "speedup_95_vs_full"), (PEER, "speedup_95_vs_lora_c")):
-        ratios = list(_speedups(rows, name))
-        if ratios:
-            result[key] = math.exp(mean(map(math.log, ratios)))
-    return result
-
-
-def _paired(rows: Iterable[Row], other: str) -> list[tuple[tuple[Any, ...], float, float]]:
-    """Mean F1 over the seeds of the other method and of ours, by setting."""
-    by_setting: dict[tuple[Any, ...], dict[str, list[float]]] = {}
-    for row in rows:
-        by_setting.setdefault(_setting(row), {}).setdefault(row["method"], []).append(
-            row["f1_target"]
-        )
-    return [
-        (setting, mean(methods[other]), mean(methods[OURS]))
-        for setting, methods in by_setting.items()
-        if other in methods and OURS in methods
-    ]
-
-
-def _speedups(rows: Iterable[Row], other: str) -> Iterable[float]:
-    """Seconds of the other over ours to 95 % of full fine-tuning's F1, run by run.
-
-    A run that never gets there counts with all the time that it took: the ratio is then a bound,
-    in favour of the other where that did not get there.
-    """
-    runs: dict[tuple[Any, ...], dict[str, Row]] = {}
-    for row in rows:
-        runs.setdefault((*_setting(row), row["seed"]), {})[row["method"]] = row
-    for methods in runs.values():
-        if other in methods and OURS in methods and "seconds_to_95" in methods[OURS]:
-            theirs, ours = (
-                methods[name]["seconds_to_95"] or methods[name]["seconds_total"]
-                for name in (other, OURS)
-            )
-            yield theirs / ours
-
-
-def _setting(row: Row) -> tuple[Any, ...]:
-    keys = ("dataset", "shift", "backbone", "stranger", "labels_per_class")
-    return tuple(row[key] for key in keys)
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Mean over settings of every method: F1, gap to full fine-tuning, forgetting, time."""
-    lines = [
-        "| method | trained | macro-F1 | gap to full | worst gap | source F1 lost | s to 95 % |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == name]
-        gaps = _gaps(rows, name)
-        lost = mean(100 * (row["f1_source_before"] - row["f1_source_after"]) for row in own)
-        reached = [row["seconds_to_95"] for row in own if row.get("seconds_to_95") is not None]
-        when = f"{mean(reached):.1f} ({len(reached)} of {len(own)})" if reached else "-"
-        lines.append(
-            f"| {name} | {100 * mean(row['trained_fraction'] for row in own):.2f} % "
-            f"| {mean(row['f1_target'] for row in own):.3f} "
-            f"| {mean(gaps):+.1f} | {max(gaps):+.1f} | {lost:.1f} | {when} |"
-            if gaps
-            else f"| {name} | | {mean(row['f1_target'] for row in own):.3f} | | | {lost:.1f} | |"
-        )
-    return "\n".join(lines)
-
-
-def _gaps(rows: Sequence[Row], name: str) -> list[float]:
-    """Points behind full fine-tuning, by setting."""
-    means: dict[tuple[Any, ...], dict[str, list[float]]] = {}
-    for row in rows:
-        if row["method"] in (name, FULL):
-            means.setdefault(_setting(row), {}).setdefault(row["method"], []).append(
-                row["f1_target"]
-            )
-    return [
-        100 * (mean(methods[FULL]) - mean(methods[name]))
-        for methods in means.values()
-        if FULL in methods and name in methods
-    ]
-
-
 def plans(options: argparse.Namespace) -> list[Plan]:
-    """What the options ask for."""
+    """What the options ask for, the slowest first, without learning rates."""
     if options.data:
         shifts: tuple[Shift, ...] = (
             Shift(
@@ -214,11 +146,18 @@ def plans(options: argparse.Namespace) -> list[Plan]:
         )
     else:
         shifts = tuple(s for s in SHIFTS if s.dataset in options.datasets)
+    suite = QUICK if options.quick else SUITE
     return [
-        Plan(shift, backbone, stranger, options.budgets, options.seeds, options.methods)
+        Plan(
+            shift,
+            backbone,
+            options.budgets or suite.get(backbone, SUITE[backbone])[0],
+            options.seeds or suite.get(backbone, SUITE[backbone])[1],
+            options.methods,
+            {},
+        )
+        for backbone in options.backbones or suite
         for shift in shifts
-        for backbone in options.backbones
-        for stranger in (shift.strangers[:1] or (None,))
     ]
 
 
@@ -226,20 +165,34 @@ def main() -> None:
     """Entry point."""
     options = _parser().parse_args()
     if options.quick:
-        options.datasets, options.backbones = ("seglearn",), ("small_cnn",)
-        options.budgets, options.seeds = (5, None), 2
+        options.datasets = ("seglearn",)
     rows: list[Row] = []
     asked = plans(options)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.workers, mp_context=spawn) as pool:
+        first = {(plan.backbone, plan.shift.dataset): plan for plan in reversed(asked)}
+        keys = sorted(first, key=lambda key: asked.index(first[key]))
+        rates = dict(zip(keys, pool.map(tune, [first[key] for key in keys]), strict=True))
+        asked = [replace(p, rates=rates[p.backbone, p.shift.dataset]) for p in asked]
         for plan, found in zip(asked, pool.map(run, asked), strict=True):
             rows += found
-            print(f"{plan.shift.dataset}: {plan.shift.name}, {plan.backbone}", flush=True)
-    result = {"rows": rows, "summary": summary(rows)}
+            print(f"{plan.backbone}, {plan.shift.dataset}: {plan.shift.name}", flush=True)
+    chosen = [
+        {"backbone": backbone, "dataset": dataset, **found}
+        for (backbone, dataset), found in rates.items()
+    ]
+    result = {"rows": rows, "learning_rates": chosen, "summary": summary(rows)}
     print(table(rows))
     print(json.dumps(result["summary"], indent=1))
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        _write(options.json, result, rows)
+
+
+def _write(path: Path, result: dict[str, Any], rows: Sequence[Row]) -> None:
+    """The JSON, and beside it the same as a table and a picture."""
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.with_suffix(".md").write_text(table(rows) + "\n")
+    picture(rows, path.with_suffix(".png"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -249,12 +202,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--source", default="", help="selectors, such as position=0")
     parser.add_argument("--target", default="", help="selectors, such as position=1,subject=1")
     parser.add_argument("--datasets", type=_names, default=("dsads", "motionsense", "seglearn"))
-    parser.add_argument("--backbones", type=_names, default=("t_resnet", "small_cnn"))
+    parser.add_argument("--backbones", type=_names)
     parser.add_argument("--methods", type=_names, default=tuple(LEARNERS))
-    parser.add_argument("--budgets", type=_budgets, default=(3, 5, 10, 20, None))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--budgets", type=_budgets, help="labels a class, such as 5,20,all")
+    parser.add_argument("--seeds", type=int)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--json", type=Path, help="where rows and summary go, with a table and a picture beside"
+    )
     return parser
 
 

@@ -17,14 +17,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks.methods import METHODS, Method, Setting
 from benchmarks.shifts import Case
-from edgetuner.adapt.ladder import RUNGS, Material, predict
-from edgetuner.config import AdaptConfig
+from edgetuner.adapt.ladder import climb, predict
+from edgetuner.adapt.material import Material
+from edgetuner.config import AdaptConfig, Rung
 from edgetuner.data import WindowSet
 from edgetuner.metrics import macro_f1
 from edgetuner.models import count_weights
 
 STEPS, BATCH = 50, 64
-LOOKS = (1, 2, 3, 5, 8, 12, 18, 25, 35, 50)  # steps after which a curve is measured
+LOOKS = (2, 4, 8, 14, 22, 35, 50)  # steps after which a curve is measured
 _RANK = 4
 
 
@@ -62,26 +63,31 @@ class Watch:
         self._lost = 0.0
         self._start = time.perf_counter()
 
-    def look(self, module: nn.Module, *, last: bool = False) -> None:
+    def stop(self, module: nn.Module) -> Curve:
+        """The curve, with what the module has become for the source."""
+        module.eval()
+        self.curve.home_f1 = macro_f1(self.case.home.y, predict(module, self._home))
+        return self.curve
+
+    def look(self, module: nn.Module) -> None:
         """Notes where a module, of which modes are left as they were, stands by now."""
         paused = time.perf_counter()
         training = module.training
         module.eval()
         f1 = macro_f1(self.case.test.y, predict(module, self._x))
-        if last:
-            self.curve.home_f1 = macro_f1(self.case.home.y, predict(module, self._home))
         module.train(training)
         self.curve.points.append((paused - self._start - self._lost, f1))
         self._lost += time.perf_counter() - paused
 
 
-Learner = Callable[[Case, WindowSet, int, float], Curve]
+Learner = Callable[[Case, WindowSet, int, float | None], Curve]
 
 
 def by_gradient(name: str) -> Learner:
     """A method of `benchmarks.methods` with Adam on balanced batches, as its paper has it."""
 
-    def learn(case: Case, labelled: WindowSet, seed: int, rate: float) -> Curve:
+    def learn(case: Case, labelled: WindowSet, seed: int, rate: float | None) -> Curve:
+        assert rate is not None
         torch.manual_seed(seed)
         watch = Watch(case)
         x, y = case.scaled(labelled.x), torch.from_numpy(labelled.y)
@@ -97,10 +103,10 @@ def by_gradient(name: str) -> Learner:
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             if step in LOOKS:
-                watch.look(adapted, last=step == STEPS)
+                watch.look(adapted)
         trained = sum(weight.numel() for weight in method.trained)
         watch.curve.trained_fraction = trained / count_weights(case.module)
-        return watch.curve
+        return watch.stop(adapted)
 
     return learn
 
@@ -139,22 +145,34 @@ def setting(case: Case) -> Setting:
     return Setting(case.module, layers, layers[-1:], _RANK, example)
 
 
-def by_rungs(*rungs: str, **settings: Any) -> Learner:
-    """Rungs of the ladder, one from the other; the last is what it comes to."""
+def by_rungs(*rungs: Rung, **settings: Any) -> Learner:
+    """Rungs of the ladder, each taken as it comes and started from the one before."""
+    return _by_ladder(rungs=rungs, choose="last", **settings)
 
-    def learn(case: Case, labelled: WindowSet, seed: int, rate: float) -> Curve:
-        asked = AdaptConfig(seed=seed, **{"learning_rate": rate, **settings})
+
+def by_ladder(**settings: Any) -> Learner:
+    """The ladder as the service climbs it: what windows left out speak for is taken."""
+    return _by_ladder(**settings)
+
+
+def _by_ladder(**settings: Any) -> Learner:
+    def learn(case: Case, labelled: WindowSet, seed: int, rate: float | None) -> Curve:
+        asked = AdaptConfig(seed=seed, **settings)
         watch = Watch(case)
         material = _material(case, labelled)
-        module, fraction = case.module, 0.0
-        for rung in rungs:
-            module, facts = RUNGS[rung](module, material, asked, lambda *_, **__: None)
-            fraction = max(fraction, facts["trained_fraction"])
-            watch.look(module, last=rung == rungs[-1])
-        watch.curve.trained_fraction = fraction
-        return watch.curve
+        module = case.module
+        for climbed in climb(case.module, material, asked, _nothing):
+            if climbed.taken:
+                module = climbed.module
+                watch.curve.trained_fraction = climbed.facts["trained_fraction"]
+            watch.look(module)
+        return watch.stop(module)
 
     return learn
+
+
+def _nothing(rung: str, **facts: Any) -> None:
+    """Hears a report, and keeps it to itself."""
 
 
 def _material(case: Case, labelled: WindowSet) -> Material:
@@ -175,7 +193,7 @@ def _material(case: Case, labelled: WindowSet) -> Material:
     )
 
 
-# Each with the learning rates to choose from; a closed form has none.
+# Each with the learning rates to choose from; ours has one, whatever the net and the shift.
 _GRID = (1e-3, 3e-3, 1e-2)
 LEARNERS: dict[str, tuple[Learner, tuple[float, ...]]] = {
     "full": (by_gradient("full"), (3e-4, 1e-3, 3e-3)),
@@ -185,9 +203,10 @@ LEARNERS: dict[str, tuple[Learner, tuple[float, ...]]] = {
     "lora_c": (by_gradient("lora_c"), _GRID),
     "lora_edge": (by_gradient("lora_edge"), (1e-3,)),  # as published
     "memflora": (by_gradient("memflora"), _GRID),
-    "statistics": (by_rungs("statistics"), (1.0,)),
-    "closed_head": (by_rungs("head"), (1.0,)),
-    "statistics_head": (by_rungs("statistics", "head"), (1.0,)),
-    "cores": (by_rungs("cores"), _GRID),
-    "ladder": (by_rungs("statistics", "head", "cores"), (1e-3, 3e-3, 1e-2)),
+    "closed_head": (by_rungs("head"), ()),
+    "unlabelled": (by_rungs("unlabelled"), ()),
+    "statistics": (by_rungs("statistics"), ()),
+    "cores": (by_rungs("cores"), ()),
+    "ladder": (by_ladder(), ()),
+    "retain": (by_ladder(policy="retain"), ()),
 }

@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from edgetuner.addresses import ADDRESSES, anchored_address, read_yaml
 from edgetuner.errors import ConfigError
 
-Rung = Literal["statistics", "head", "cores"]
+Rung = Literal["head", "unlabelled", "statistics", "cores"]
 Source = Literal["jtop", "sysfs", "host", "simulated"]
 
 # Of what a bundle may name too. Nothing of this form can be taken for an option.
@@ -149,14 +149,34 @@ class DriftConfig(_Section):
 class AdaptConfig(_Section):
     """When an adaptation is admitted, and how it trains."""
 
+    policy: Literal["follow", "retain"] = Field(
+        default="follow",
+        description="follow: serve the present context, and keep the version before for its "
+        "return; retain: serve the source as well, whose exemplars are trained on again",
+    )
     rungs: tuple[Rung, ...] = Field(
-        default=("statistics", "head", "cores"),
+        default=("head", "unlabelled", "statistics", "cores"),
         min_length=1,
-        description="what is tried, each rung started from the one before it",
+        description="what is tried, each rung started from the last one that was taken",
     )
     choose: Literal["best", "last"] = Field(
         default="best",
-        description="which rung becomes the candidate: best on the held-out windows, or the last",
+        description="which rung becomes the candidate: the last one that windows unseen speak for, "
+        "or the last",
+    )
+    enough: float = Field(
+        default=0.98,
+        gt=0,
+        le=1,
+        description="share of windows that a rung has to get right, as far as unseen labelled ones "
+        "prove it (95 % confidence), with the gate satisfied, for no further rung to be climbed",
+    )
+    trained_fraction: float = Field(
+        default=0.0149,
+        gt=0,
+        le=1,
+        description="share of the weights that may be trained: what the head leaves of them is for "
+        "the cores. The head of a tiny net may take more, and then leaves none",
     )
     min_labels: int = Field(
         default=40, ge=2, description="labelled windows of the present context needed"
@@ -171,7 +191,12 @@ class AdaptConfig(_Section):
         lt=0.9,
         description="share of the labelled windows kept for the gate, last in time",
     )
-    rank: int = Field(default=4, ge=1, le=64, description="of the cores G")
+    rank: int = Field(
+        default=4,
+        ge=1,
+        le=64,
+        description="of the cores G, at most; less where trained_fraction allows no more",
+    )
     decomposition: Literal["tt", "full_suffix"] = Field(
         default="tt",
         description="tt: the LoRA-Edge paper's; full_suffix: truncated SVD of the whole kernel",
@@ -182,11 +207,18 @@ class AdaptConfig(_Section):
         "blocks.2.*; all of them if empty. The fewer and later, the faster",
     )
     batch_norm_beta: bool = Field(
-        default=True, description="also train the shifts of the batch norms among these layers"
+        default=True,
+        description="also train the shifts of the batch norms among these layers, the last ones, "
+        "as far as trained_fraction allows",
     )
     steps: int = Field(default=60, ge=1, description="optimiser steps of the cores")
     batch_size: int = Field(default=64, ge=1, description="windows a step")
-    learning_rate: float = Field(default=0.003, gt=0, description="peak, of Adam, for the cores")
+    learning_rate: float = Field(
+        default=1.5,
+        gt=0,
+        description="peak, of Adam: by how much of themselves the kernels may change in a step, "
+        "all of them together",
+    )
     label_smoothing: float = Field(
         default=0.1, ge=0, lt=1, description="share of each label that goes to all classes alike"
     )

@@ -29,7 +29,7 @@ from edgetuner.errors import BundleError, DataError
 from edgetuner.factories import load_weights, new_module, weights_of
 from edgetuner.metrics import macro_f1
 from edgetuner.models import embed
-from edgetuner.peft.suffixes import suffixes_of
+from edgetuner.peft.suffixes import suffixes_to_keep
 
 _CHUNK = 256  # windows a forward pass, to bound memory
 
@@ -304,17 +304,19 @@ def _write(
         sensor=SensorProfile.fit(train.x, train.hz).to_arrays(),
         exemplar_x=_half(chosen),
         exemplar_y=chosen.y,
-        suffixes=_suffixes(module),
+        suffixes=_suffixes(module, description.backbone.head),
     )
     return write_bundle(
         out, tensors, description.model_copy(update={"metrics": metrics}), prefix=prefix
     )
 
 
-def _suffixes(module: nn.Module) -> dict[str, Array]:
+def _suffixes(module: nn.Module, head: str) -> dict[str, Array]:
     """Those that an adaptation with the default settings will ask for."""
     settings = AdaptConfig()
-    suffixes = suffixes_of(module, settings.rank, settings.decomposition)
+    suffixes = suffixes_to_keep(
+        module, head, settings.rank, settings.trained_fraction, settings.decomposition
+    )
     return {name: values.numpy() for name, values in suffixes.items()}
 
 

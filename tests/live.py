@@ -42,6 +42,7 @@ SETTINGS: dict[str, Any] = {
         "cooldown_s": 0,
         "deadline_s": 120,
         "choose": "last",
+        "trained_fraction": 0.3,
     },
     "gate": {"min_windows": 8},
     "probation": {"labels": 12},

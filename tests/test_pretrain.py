@@ -20,7 +20,7 @@ from edgetuner.drift import Reference, SensorProfile  # noqa: E402
 from edgetuner.errors import BundleError, DataError  # noqa: E402
 from edgetuner.factories import build_module, weights_of  # noqa: E402
 from edgetuner.metrics import macro_f1  # noqa: E402
-from edgetuner.peft.suffixes import suffixes_of  # noqa: E402
+from edgetuner.peft.suffixes import suffixes_to_keep  # noqa: E402
 from edgetuner.pretrain import (  # noqa: E402
     Evidence,
     Recipe,
@@ -149,7 +149,10 @@ def test_exemplars_are_training_windows_of_every_class(bundle: Bundle) -> None:
 
 def test_the_suffixes_of_a_default_adaptation_are_stored(bundle: Bundle) -> None:
     settings = AdaptConfig()
-    fresh = suffixes_of(build_module(bundle), settings.rank, settings.decomposition)
+    head, fraction = bundle.manifest.backbone.head, settings.trained_fraction
+    fresh = suffixes_to_keep(
+        build_module(bundle), head, settings.rank, fraction, settings.decomposition
+    )
     assert bundle.suffixes.keys() == fresh.keys()
     for name, values in fresh.items():
         np.testing.assert_array_equal(bundle.suffixes[name], values.numpy())

@@ -50,6 +50,8 @@ OWNERS: dict[str, tuple[str, ...]] = {
         "adapt/gradient.py",
         "adapt/worker.py",
         "adapt/ladder.py",
+        "adapt/material.py",
+        "adapt/rungs/*.py",
         "adapt/train.py",
     ),
     "zmq": ("transport.py", "connect.py"),

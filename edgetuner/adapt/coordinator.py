@@ -313,6 +313,7 @@ class Coordinator:
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             why=why,
             settings=config.adapt,
+            gate=config.gate,
         )
         base = self._registry.path(self._pipeline.version.id)
         # Before, and not after: on a board without a clock the newest job may have the oldest name.

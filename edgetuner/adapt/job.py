@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 
-from edgetuner.config import AdaptConfig
+from edgetuner.config import AdaptConfig, GateConfig
 from edgetuner.errors import AdaptationError, StoreError
 
 TRAIN: Final = 0
@@ -85,6 +85,9 @@ class Ask(BaseModel):
     created: str = Field(description="UTC, ISO 8601")
     why: str
     settings: AdaptConfig
+    gate: GateConfig = Field(
+        default_factory=GateConfig, description="what it will have to pass, so that it may stop"
+    )
     calibration: dict[str, float] = Field(
         default_factory=dict, description="how the candidate's drift thresholds are calibrated"
     )

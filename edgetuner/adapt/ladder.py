@@ -1,310 +1,170 @@
-"""The ladder: statistics, closed-form head, LoRA-Edge cores, each started from the rung below.
+"""The ladder: closed-form head, batch-norm statistics, LoRA-Edge cores, the cheapest rung first.
 
-Every rung gives a whole model that could be served. Which one is used is decided by what it does on
-held-out windows, never by assumption.
+Every rung gives a whole model that could be served. Whether it is taken is decided by what it says
+of windows that it has not seen, never by assumption; the next one starts from the last one taken.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgetuner.adapt.train import train_cores, uses_graph
-from edgetuner.config import AdaptConfig
+from edgetuner.adapt.gate import judge
+from edgetuner.adapt.material import Material
+from edgetuner.adapt.rungs import RUNGS
+from edgetuner.adapt.rungs.head import CHUNK
+from edgetuner.adapt.rungs.reached import Reached, Report
+from edgetuner.config import AdaptConfig, GateConfig
 from edgetuner.errors import BudgetError
-from edgetuner.heap import resident_bytes
 from edgetuner.metrics import macro_f1
-from edgetuner.models import embed
-from edgetuner.peft.head import RidgeHead, solve
-from edgetuner.peft.layout import kernels_innermost
-from edgetuner.peft.lean_lora_edge import LeanLoraEdge
-from edgetuner.peft.plan import Course, Plan, plan
-from edgetuner.peft.selection import select
-from edgetuner.peft.statistics import reestimate
-from edgetuner.peft.suffixes import of_decomposition
 
-_CHUNK = 64  # windows a forward pass; bounds the memory of everything but training
-_MB = 1024 * 1024
-_AFTERWARDS = 56 * _MB  # predictions and the drift reference: 26 to 46 was measured
-_SPREAD = 1.05  # what a process holds differs from run to run
-# Resident over used memory of a process that keeps what it frees: 1.9 to 2.9 was measured.
-_HEAP = 3.0
+# By how many standard errors windows left out must speak for a rung. Statistics of the context are
+# right for the windows they are of, and may be wrong for those to come: they have to be clearly
+# better. The features of the cores were trained on these windows, so that any lead is expected, and
+# none is a bad sign.
+_LEAD = {"statistics": 3.0}
 
-
-class Report(Protocol):
-    """Takes what the child wants the service to know: a rung, and facts about it."""
-
-    def __call__(self, rung: str, **facts: Any) -> None: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Material:
-    """What the rungs work with; windows are normalised, float32 (·, C, T).
-
-    Attributes:
-        x, y: labelled windows to train on.
-        unlabelled: every window of the present context but the held-out ones and their neighbours.
-        held_x, held_y: labelled windows for the choice between rungs and for the gate.
-        source_x, source_y: exemplars; they keep the place of classes without a labelled window.
-        classes: K.
-        head: name of the module's last linear layer.
-        suffixes: those of the champion's kernels as far as they are stored with it, by
-            `<decomposition>/<layer>`.
-    """
-
-    x: Tensor
-    y: Tensor
-    unlabelled: Tensor
-    held_x: Tensor
-    held_y: Tensor
-    source_x: Tensor
-    source_y: Tensor
-    classes: int
-    head: str
-    suffixes: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def to(self, device: str) -> Material:
-        """The same on a device, `cpu` or `cuda`."""
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {k: v.to(device) for k, v in own.items() if isinstance(v, Tensor)}
-        return replace(self, **moved)
-
-    def with_source(self, least: int = 1) -> tuple[Tensor, Tensor]:
-        """The labelled windows, and exemplars of the classes that have fewer than `least`."""
-        absent = (torch.bincount(self.y, minlength=self.classes) < least)[self.source_y]
-        return (
-            torch.cat([self.x, self.source_x[absent]]),
-            torch.cat([self.y, self.source_y[absent]]),
-        )
+_Z = 1.645  # of the normal distribution's 95 %
 
 
 @dataclass(frozen=True, eq=False)
 class Climbed:
-    """One rung's model and its evidence.
+    """One rung, what it reached, and what speaks for it.
 
     Attributes:
         rung: its name.
-        module: the whole dense model, in eval mode, with the base's keys.
+        reached: the model, and what it says of windows left out.
         held_f1: macro-F1 on the held-out windows, or None if there are none.
         seconds: what the rung took.
-        facts: trained weights, trained fraction, norm of the cores, as far as it has them.
+        taken: whether the next one starts from it.
     """
 
     rung: str
-    module: nn.Module
+    reached: Reached
     held_f1: float | None
     seconds: float
-    facts: dict[str, Any]
+    taken: bool
+
+    @property
+    def module(self) -> nn.Module:
+        """The whole dense model, in eval mode, with the base's keys."""
+        return self.reached.module
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Trained weights, trained fraction, norm of the cores, as far as it has them."""
+        return self.reached.facts
 
     def to_wire(self) -> dict[str, Any]:
         """JSON-compatible evidence."""
-        wire: dict[str, Any] = {"rung": self.rung, "seconds": round(self.seconds, 3), **self.facts}
+        wire: dict[str, Any] = {
+            "rung": self.rung,
+            "seconds": round(self.seconds, 3),
+            "taken": self.taken,
+            **self.facts,
+        }
         return wire if self.held_f1 is None else wire | {"held_f1": round(self.held_f1, 4)}
 
 
 def climb(
-    module: nn.Module, material: Material, settings: AdaptConfig, report: Report
-) -> list[Climbed]:
-    """Takes the rungs of `settings.rungs` in turn; returns each, in that order.
+    module: nn.Module,
+    material: Material,
+    settings: AdaptConfig,
+    report: Report,
+    gate: GateConfig | None = None,
+) -> Iterator[Climbed]:
+    """Takes the rungs of `settings.rungs` in turn, each as soon as it is asked for.
 
-    A rung that does not fit the memory budget is passed over, and the facts of the one before it
-    say so.
+    It stops as soon as the gate would be satisfied and hardly a window is left to win. A rung that
+    does not fit a budget is passed over, and the facts of the one before it say so.
 
     Args:
         module: the champion, in eval mode; not changed.
+        gate: what a candidate will have to pass; the default one if None.
 
     Raises:
         BudgetError: not even the first one fits.
     """
-    climbed: list[Climbed] = []
+    before: Climbed | None = None
+    best = Reached(module)
+    champion = predict(module, material.held_x), predict(module, material.x)
     for rung in settings.rungs:
-        start = time.perf_counter()
+        begun = time.perf_counter()
         try:
-            module, facts = RUNGS[rung](module, material, settings, report)
+            reached = RUNGS[rung](best, material, settings, report)
         except BudgetError as error:  # what was reached so far may do
-            if not climbed:
+            if before is None:
                 raise
             report(rung, refused=str(error))
-            climbed[-1].facts["refused"] = {rung: str(error)}
+            before.facts["refused"] = {rung: str(error)}
             continue
-        seconds = time.perf_counter() - start
-        if rung == "cores":  # its kernels are new ones, and no suffix is stored of those
-            material = replace(material, suffixes={})
-        climbed.append(Climbed(rung, module, held_f1(module, material), seconds, facts))
-        report(**climbed[-1].to_wire())
-    return climbed
+        seconds = time.perf_counter() - begun
+        taken = settings.choose == "last" or _better(rung, reached, best, material)
+        if taken:
+            best, material = reached, reached.material or material
+        before = Climbed(rung, reached, held_f1(reached.module, material), seconds, taken)
+        report(**before.to_wire())
+        yield before
+        if settings.choose == "best" and _enough(
+            best, champion, material, settings, gate or GateConfig()
+        ):
+            break
 
 
-def choose(climbed: list[Climbed], settings: AdaptConfig) -> Climbed:
-    """The rung that becomes the candidate, as `settings.choose` says."""
-    return best(climbed) if settings.choose == "best" else climbed[-1]
+def chosen(climbed: Sequence[Climbed]) -> Climbed:
+    """The candidate: the last rung that was taken."""
+    return [one for one in climbed if one.taken][-1]
 
 
-def best(climbed: list[Climbed]) -> Climbed:
-    """The rung with the highest held-out macro-F1; of equals, the later one has adapted more of the
-    model.
-    """
-    return max(enumerate(climbed), key=lambda pair: (pair[1].held_f1 or 0.0, pair[0]))[1]
-
-
-def statistics(
-    module: nn.Module, material: Material, settings: AdaptConfig, report: Report
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Batch-norm statistics of the unlabelled windows, if a head on them does better.
-
-    A hundred windows of a few activities can mislead as well as help. Which it was is told by the
-    leave-one-out error of a closed-form head on the labelled windows, before and after.
-    """
-    adapted = copy.deepcopy(module)
-    adapted.load_state_dict(
-        reestimate(module, torch.split(material.unlabelled, _CHUNK)), strict=False
+def _better(rung: str, reached: Reached, best: Reached, material: Material) -> bool:
+    """Whether windows unseen speak for a rung: those left out, and those held out altogether."""
+    if best.left_out is None or reached.left_out is None:
+        return True
+    if reached.left_out.lead(best.left_out) <= _LEAD.get(rung, 0.0):
+        return False
+    ours, theirs = (
+        (predict(one.module, material.held_x) == material.held_y.cpu().numpy()).sum()
+        for one in (reached, best)
     )
-    before, after = _solve(module, material), _solve(adapted.eval(), material)
-    facts = {
-        "trained": 0,
-        "trained_fraction": 0.0,
-        "press": before.press,
-        "press_after": after.press,
-    }
-    return (adapted if after.press < before.press else module), facts
+    return bool(ours >= theirs)
 
 
-def head(
-    module: nn.Module, material: Material, settings: AdaptConfig, report: Report
-) -> tuple[nn.Module, dict[str, Any]]:
-    """The last linear layer, solved in closed form on the features of the labelled windows."""
-    adapted = copy.deepcopy(module)
-    solved = _solve(module, material)
-    layer = adapted.get_submodule(material.head)
-    assert isinstance(layer, nn.Linear)
-    with torch.no_grad():
-        layer.weight.copy_(solved.weight)
-        if layer.bias is not None:
-            layer.bias.copy_(solved.bias)
-    trained = sum(p.numel() for p in layer.parameters())
-    total = sum(p.numel() for p in adapted.parameters())
-    facts = {"trained": trained, "trained_fraction": trained / total}
-    return adapted, facts | {"loo_error": float(solved.loo_error)}
-
-
-def cores(
-    module: nn.Module, material: Material, settings: AdaptConfig, report: Report
-) -> tuple[nn.Module, dict[str, Any]]:
-    """The LoRA-Edge cores, with batch-norm shifts and head; fused into the dense kernels."""
-    x, y = material.with_source()
-    adapted = copy.deepcopy(module)
-    kernels_innermost(adapted)
-    suffixes = of_decomposition(material.suffixes, settings.decomposition)
-    adapter = adapter_of(adapted, x[:1], settings, material.head, suffixes)
-    course = course_of(plan(adapter, x[:1]), len(x), settings)
-    losses = train_cores(
-        adapter,
-        x,
-        y,
-        settings,
-        lambda step, loss: report("cores", step=step, loss=round(loss, 5)),
-        course,
-    )
-    adapted.load_state_dict(adapter.fused_state())
-    return adapted.eval(), {
-        "trained": adapter.trained(),
-        "trained_fraction": adapter.trained_fraction(),
-        "core_norm": adapter.core_norm(),
-        "micro_batch": course.micro_batch,
-        "prefix_cached": course.cached,
-        "device": x.device.type,
-        "precision": settings.precision,
-        "graph": uses_graph(adapter, x, settings),
-        **({"not_lean": adapter.not_lean} if adapter.not_lean else {}),
-        "first_loss": losses[0],
-        "last_loss": losses[-1],
-    }
-
-
-def adapter_of(
-    base: nn.Module,
-    example: Tensor,
+def _enough(
+    best: Reached,
+    champion: tuple[NDArray[np.int64], NDArray[np.int64]],
+    material: Material,
     settings: AdaptConfig,
-    head: str,
-    suffixes: Mapping[str, Tensor] | None = None,
-) -> LeanLoraEdge:
-    """The adapter that the settings ask for.
+    gate: GateConfig,
+) -> bool:
+    """Whether the gate is satisfied, and hardly a window is left to win."""
+    if best.left_out is None:
+        return False
+    held_y, own_y = material.held_y.cpu().numpy(), material.y.cpu().numpy()
+    held = predict(best.module, material.held_x)
+    own = best.left_out.predicted[: len(own_y)].numpy()
+    if len(held_y):
+        verdict = judge(held_y, champion[0], held, gate)
+    else:
+        verdict = judge(own_y, champion[1], own, gate)
+    right = np.concatenate([held == held_y, own == own_y])
+    return verdict.passed and proven_share(int(right.sum()), len(right)) >= settings.enough
 
-    Raises:
-        ModelError: a layer that does not exist or does not allow the rank.
+
+def proven_share(right: int, of: int) -> float:
+    """The lower end of Wilson's one-sided 95 % interval (1927) for a share seen as `right` of `of`:
+    three dozen windows without an error prove no more than 93 %.
     """
-    selected = select(base, settings.layers)
-    return LeanLoraEdge(
-        base,
-        example,
-        rank=settings.rank,
-        decomposition=settings.decomposition,
-        layers=selected.layers,
-        batch_norm_beta=selected.norms if settings.batch_norm_beta else (),
-        head=head,
-        suffixes=suffixes,
-        dtype=_PRECISIONS[settings.precision],
-        q_dtype=torch.float16 if settings.compact else None,
-        eight_bits=settings.compact,
-        apart=True,
-    )
-
-
-def plan_of(base: nn.Module, shape: tuple[int, int], settings: AdaptConfig, head: str) -> Plan:
-    """What the cores rung costs on windows of a shape `(C, T)`.
-
-    Raises:
-        ModelError: as in `adapter_of`.
-    """
-    example = torch.zeros(1, *shape)
-    return plan(adapter_of(base, example, settings, head), example)
-
-
-def course_of(planned: Plan, windows: int, settings: AdaptConfig) -> Course:
-    """How steps are taken within `memory_budget_mb`, beside what this process holds already.
-
-    Args:
-        windows: how many there are to train on.
-
-    Raises:
-        BudgetError: not even one window fits.
-    """
-    held = resident_bytes() or 0
-    free = settings.memory_budget_mb * _MB - held - _AFTERWARDS
-    try:
-        # the weights are among what is held
-        room = int(free / _HEAP) + planned.weights_bytes
-        return planned.course(settings.batch_size, windows, room)
-    except BudgetError:
-        smallest = planned.peak_bytes(settings.batch_size if planned.whole else 1)
-        least = held + _AFTERWARDS + _HEAP * (smallest - planned.weights_bytes)
-        fewer = ", or name fewer layers in adapt.layers, the last ones" if free > 0 else ""
-        raise BudgetError(
-            f"the training process holds {held // _MB} MB before the first step, and needs some "
-            f"{math.ceil(_SPREAD * least / _MB / 10) * 10} MB to take it and to judge what came of "
-            "it",
-            field="adapt.memory_budget_mb",
-            value=settings.memory_budget_mb,
-            remedy=f"raise it{fewer}",
-        ) from None
-
-
-_PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
-
-RUNGS: dict[str, Callable[..., tuple[nn.Module, dict[str, Any]]]] = {
-    "statistics": statistics,
-    "head": head,
-    "cores": cores,
-}
+    share, square = right / of, _Z * _Z / of
+    spread = _Z * math.sqrt(share * (1 - share) / of + square / (4 * of))
+    return (share + square / 2 - spread) / (1 + square)
 
 
 def held_f1(module: nn.Module, material: Material) -> float | None:
@@ -316,16 +176,8 @@ def held_f1(module: nn.Module, material: Material) -> float | None:
 
 def predict(module: nn.Module, x: Tensor) -> NDArray[np.int64]:
     """Class indices of normalised windows, (N,)."""
+    if not len(x):
+        return np.empty(0, np.int64)
     with torch.inference_mode():
-        found = torch.cat([module(chunk).argmax(1) for chunk in torch.split(x, _CHUNK)])
+        found = torch.cat([module(chunk).argmax(1) for chunk in torch.split(x, CHUNK)])
     return found.cpu().numpy()
-
-
-def _solve(module: nn.Module, material: Material) -> RidgeHead:
-    x, y = material.with_source()
-    return solve(_features(module, x, material.head), y, material.classes)
-
-
-def _features(module: nn.Module, x: Tensor, head: str) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([embed(module, chunk, head)[1] for chunk in torch.split(x, _CHUNK)])

@@ -18,8 +18,9 @@ from edgetuner.peft.plan import Course
 from edgetuner.peft.prefix import PrefixCache
 
 WARM_UP = 0.1  # share of the steps
+_MOST = 0.15  # of a kernel in a step, however few there are
 # Beta and head start near a solution, so they move slower than the cores, which start at zero.
-RATES = {"cores": 1.0, "batch_norm_beta": 0.5, "head": 0.2}
+_RATES = {"cores": 1.0, "batch_norm_beta": 0.5, "head": 0.2}
 
 Report = Callable[[int, float], None]
 
@@ -31,8 +32,13 @@ def train_cores(
     settings: AdaptConfig,
     report: Report,
     course: Course | None = None,
+    weights: Tensor | None = None,
 ) -> list[float]:
-    """Adam on the adapter's trainables, warm-up then cosine, classes drawn evenly.
+    """Adam on the adapter's trainables, warm-up then cosine, rows drawn by their weights.
+
+    The learning rate is relative to what is trained (`LoraEdge.scales`), and shared out over the
+    layers: all of them pull the same way, so what each changes adds up on the way to the logits.
+    So the same rate suits three convolutions and fifty.
 
     Args:
         adapter: at step 0; its trainables are changed in place.
@@ -42,6 +48,8 @@ def train_cores(
         report: called with the step and its loss.
         course: micro-batch and cache, which change what a step costs and not what it does; whole
             batches and no cache if None.
+        weights: how often each window is drawn, (N,), not negative; each class as often as any
+            other if None.
 
     Returns:
         The loss of every step.
@@ -51,14 +59,10 @@ def train_cores(
     """
     draw = torch.Generator().manual_seed(settings.seed)
     labels = y.cpu()  # the same draws on every device
-    draw_weight = (
-        1.0 / torch.bincount(labels)[labels].float()
-    )  # an activity seen for minutes must not drown the rest
-    groups = {kind: weights for kind, weights in adapter.groups().items() if weights}
-    optimiser = Adam(
-        (weights, settings.learning_rate * RATES[kind]) for kind, weights in groups.items()
-    )
-    trained = [weight for weights in groups.values() for weight in weights]
+    if weights is None:  # an activity seen for minutes must not drown the rest
+        weights = 1.0 / torch.bincount(labels)[labels].float()
+    optimiser = Adam(_rates(adapter, settings.learning_rate))
+    trained = [weight for kind in adapter.groups().values() for weight in kind]
     course = course or Course(settings.batch_size, cached=False, peak_bytes=0)
     gather, forward = _source(adapter, x, course)
     if uses_graph(adapter, x, settings):
@@ -69,7 +73,7 @@ def train_cores(
         gradient = Gradient(forward, settings.batch_size, settings.label_smoothing)
     losses = []
     for step in range(settings.steps):
-        rows = torch.multinomial(draw_weight, settings.batch_size, replacement=True, generator=draw)
+        rows = torch.multinomial(weights, settings.batch_size, replacement=True, generator=draw)
         optimiser.zero_grad()
         # no batch norm couples the windows: the parts' gradients add up to that of the whole
         parts = torch.split(rows, course.micro_batch)
@@ -86,6 +90,16 @@ def train_cores(
         losses.append(loss)
         report(step, loss)
     return losses
+
+
+def _rates(adapter: LoraEdge, rate: float) -> list[tuple[list[torch.nn.Parameter], float]]:
+    scales = {id(weight): scale for weight, scale in adapter.scales()}
+    share = min(rate / len(adapter.layers), _MOST)
+    return [
+        ([weight], share * _RATES[kind] * scales[id(weight)])
+        for kind, weights in adapter.groups().items()
+        for weight in weights
+    ]
 
 
 def uses_graph(adapter: LoraEdge, x: Tensor, settings: AdaptConfig) -> bool:

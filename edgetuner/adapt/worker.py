@@ -35,9 +35,10 @@ from torch import Tensor, nn
 
 from edgetuner.adapt import job as jobs
 from edgetuner.adapt.job import Job, Windows
-from edgetuner.adapt.ladder import Climbed, Material, choose, climb
+from edgetuner.adapt.ladder import Climbed, chosen, climb
+from edgetuner.adapt.material import Material
 from edgetuner.bundle import Bundle, Tensors, describe, write_bundle
-from edgetuner.config import FACTORY_PATTERN, AdaptConfig
+from edgetuner.config import FACTORY_PATTERN
 from edgetuner.drift.calibrate import MIN_WINDOWS, calibrate
 from edgetuner.drift.conformal import Reference
 from edgetuner.errors import AdaptationError, BudgetError, EdgetunerError, UsageError
@@ -45,7 +46,7 @@ from edgetuner.factories import build_module
 from edgetuner.heap import keep_freed_memory
 from edgetuner.inference import choose_device
 from edgetuner.models import embed
-from edgetuner.peft.suffixes import suffixes_of
+from edgetuner.peft.suffixes import suffixes_to_keep
 
 _CHUNK = 64
 _MB = 1024 * 1024
@@ -78,22 +79,22 @@ def run(job: Job, allow_factories: Sequence[str] = ()) -> dict[str, Any]:
     windows = job.windows()
     material = _material(base, windows)
     gc.freeze()  # what is there now stays to the end, and need not be looked through at every step
-    climbed = _climb(module, material, settings)
-    chosen = choose(climbed, settings)
+    climbed = _climb(module, material, job.ask)
+    candidate = chosen(climbed)
     _report("reference")
-    reference, calibrated_on = _reference(base, chosen.module, material, windows, job.ask)
+    reference, calibrated_on = _reference(base, candidate.module, material, windows, job.ask)
     facts = {
         "job": job.ask.job,
         "why": job.ask.why,
-        "rung": chosen.rung,
+        "rung": candidate.rung,
         "rungs": [rung.to_wire() for rung in climbed],
         "labelled": len(material.y),
         "held_out": len(material.held_y),
         "unlabelled": len(material.unlabelled),
         "calibrated_on": calibrated_on,
-        **chosen.facts,
+        **candidate.facts,
     }
-    version = _write(job, base, chosen, reference, facts)
+    version = _write(job, base, candidate, reference, facts)
     return {
         **facts,
         "version": version,
@@ -164,29 +165,35 @@ def _factory(text: str) -> str:
     return text
 
 
-def _climb(module: nn.Module, material: Material, settings: AdaptConfig) -> list[Climbed]:
+def _climb(module: nn.Module, material: Material, ask: jobs.Ask) -> list[Climbed]:
     """The rungs, on the device that the settings ask for; their modules are on the CPU."""
+    settings = ask.settings
     device = choose_device(settings.device)
     if device == "cpu" and settings.device == "cpu":
-        return climb(module, material, settings, _report)
+        return list(climb(module, material, settings, _report, ask.gate))
     if device == "cuda":
         try:
-            return _climb_on_cuda(module, material, settings)
+            return _climb_on_cuda(module, material, ask)
         except (RuntimeError, BudgetError) as error:  # no memory, or no kernel for this chip
             if settings.device == "cuda":
                 raise
             _report("cpu", why=str(error).splitlines()[0])
         _forget_cuda()
     # brain floats were asked for the sake of a GPU: most CPUs are many times slower in them
-    return climb(module, material, settings.model_copy(update={"precision": "float32"}), _report)
+    settings = settings.model_copy(update={"precision": "float32"})
+    return list(climb(module, material, settings, _report, ask.gate))
 
 
-def _climb_on_cuda(module: nn.Module, material: Material, settings: AdaptConfig) -> list[Climbed]:
+def _climb_on_cuda(module: nn.Module, material: Material, ask: jobs.Ask) -> list[Climbed]:
     """The rungs on a GPU, where no cgroup sees the memory that is taken."""
     total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, settings.memory_budget_mb * _MB / total))
-    climbed = climb(copy.deepcopy(module).to("cuda"), material.to("cuda"), settings, _report)
-    return [replace(rung, module=rung.module.cpu()) for rung in climbed]
+    budget = ask.settings.memory_budget_mb * _MB
+    torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total))
+    there = copy.deepcopy(module).to("cuda"), material.to("cuda")
+    return [
+        replace(rung, reached=replace(rung.reached, module=rung.module.cpu()))
+        for rung in climb(*there, ask.settings, _report, ask.gate)
+    ]
 
 
 def _forget_cuda() -> None:
@@ -275,10 +282,10 @@ def _embed(
 
 
 def _write(
-    job: Job, base: Bundle, chosen: Climbed, reference: Reference, facts: dict[str, Any]
+    job: Job, base: Bundle, candidate: Climbed, reference: Reference, facts: dict[str, Any]
 ) -> str:
     known = base.manifest
-    metrics = {} if chosen.held_f1 is None else {"held_out_macro_f1": chosen.held_f1}
+    metrics = {} if candidate.held_f1 is None else {"held_out_macro_f1": candidate.held_f1}
     description = describe(
         backbone=known.backbone,
         classes=known.classes,
@@ -290,9 +297,15 @@ def _write(
         adaptation=facts,
     )
     settings = job.ask.settings
-    suffixes = suffixes_of(chosen.module, settings.rank, settings.decomposition)
+    suffixes = suffixes_to_keep(
+        candidate.module,
+        known.backbone.head,
+        settings.rank,
+        settings.trained_fraction,
+        settings.decomposition,
+    )
     tensors = Tensors(
-        weights={name: value.numpy() for name, value in chosen.module.state_dict().items()},
+        weights={name: value.numpy() for name, value in candidate.module.state_dict().items()},
         mean=base.mean,
         std=base.std,
         reference=reference.to_arrays(),

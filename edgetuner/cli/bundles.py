@@ -243,7 +243,7 @@ def _refuse_plan_options(options: argparse.Namespace) -> None:
 
 def _plan(options: argparse.Namespace) -> tuple[Plan, Course, AdaptConfig]:
     """What training the bundle's model costs, how it would be done, and by which settings."""
-    from edgetuner.adapt.ladder import course_of, plan_of
+    from edgetuner.adapt.rungs.cores import course_of, plan_of
     from edgetuner.bundle import Bundle
     from edgetuner.config import Config, load_config
     from edgetuner.factories import build_module

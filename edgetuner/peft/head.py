@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from edgetuner.errors import DataError, UsageError
+from edgetuner.peft.svd import leading_triplets
 
 LAMBDAS = tuple(10.0**exponent for exponent in range(-6, 3))
 
@@ -32,10 +33,11 @@ class RidgeHead:
         bias: `(K,)`, likewise.
         lambda_: the regularisation chosen, relative to the mean variance of a feature.
         temperature: what the regression was divided by to make logits of it.
-        press: weighted mean squared error of the regression, each row left out in turn.
-        loo_error: weighted share of rows misclassified when left out. Too good by some points if
-            the features were trained on the same labels.
+        press: weighted mean squared error of the regression, each judged row left out in turn.
+        loo_error: weighted share of judged rows misclassified when left out. Too good by some
+            points if the features were trained on the same labels.
         loo_scores: `(N, K)` float64, the logits of each row from a head that never saw it.
+        loo_squares: `(N,)` float64, squared error of the regression for each row left out.
     """
 
     weight: Tensor
@@ -45,6 +47,19 @@ class RidgeHead:
     press: float
     loo_error: float
     loo_scores: Tensor
+    loo_squares: Tensor
+
+
+@torch.no_grad()
+def principal_directions(features: Tensor, rank: int) -> Tensor:
+    """The `rank` directions in which features `(N, D)` vary most, `(D, rank)`, orthonormal.
+
+    A head on them is a head on all of `D` by one product, and trains `K (rank + 1)` weights instead
+    of `K (D + 1)`: what the frozen suffix is to a convolution. No label has a say in them, so
+    leaving a row out of the regression stays exact. Fewer where the features allow no more.
+    """
+    z = features.detach().to("cpu", torch.float64)
+    return leading_triplets(z - z.mean(dim=0), rank)[2].T
 
 
 @torch.no_grad()
@@ -54,6 +69,7 @@ def solve(
     classes: int,
     weights: Tensor | None = None,
     lambdas: Sequence[float] = LAMBDAS,
+    judged: Tensor | None = None,
 ) -> RidgeHead:
     """Ridge regression `B z + b` on one-hot labels, with the lambda of the least PRESS.
 
@@ -70,6 +86,8 @@ def solve(
             source (its exemplars, with a small weight).
         weights: of the rows, `(N,)`, positive; equal if None.
         lambdas: grid to choose from, each above 0.
+        judged: `(N,)` bool, the rows whose errors choose lambda and temperature; all if None.
+            Others, such as those of the source, only help to fit.
 
     Raises:
         DataError: features, labels or weights that do not fit, or a class without a row.
@@ -79,16 +97,18 @@ def solve(
     labels = y.detach().to("cpu", torch.int64)
     share = torch.ones(len(y)) if weights is None else weights.detach()
     share = share.to("cpu", torch.float64) / share.sum(dtype=torch.float64).cpu()
+    counts = share if judged is None else torch.where(judged.cpu(), share, 0.0)
+    counts = counts / counts.sum()
     ridge = _Ridge(features.detach().to("cpu", torch.float64), one_hot(labels, classes), share)
 
-    trials = [(*ridge.leave_one_out(lambda_), lambda_) for lambda_ in lambdas]
+    trials = [(*ridge.leave_one_out(lambda_, counts), lambda_) for lambda_ in lambdas]
     press, scores, lambda_ = min(trials, key=lambda trial: trial[0])
     if not math.isfinite(press):
         remedy = "add rows, even out the weights, or raise the lambdas"
         shape = tuple(features.shape)
         raise DataError("a row decides alone", field="features", value=shape, remedy=remedy)
 
-    temperature = _temperature(scores, labels, share)
+    temperature = _temperature(scores, labels, counts)
     weight, bias = ridge.coefficients(lambda_)
     return RidgeHead(
         weight=(weight / temperature).to(features.dtype),
@@ -96,8 +116,9 @@ def solve(
         lambda_=lambda_,
         temperature=temperature,
         press=press,
-        loo_error=float(share @ (scores.argmax(dim=1) != labels).double()),
+        loo_error=float(counts @ (scores.argmax(dim=1) != labels).double()),
         loo_scores=scores / temperature,
+        loo_squares=(ridge.targets - scores).square().sum(dim=1),
     )
 
 
@@ -121,8 +142,9 @@ class _Ridge:
         weight = ((self.vh.T * gain) @ self.projected).T
         return weight, self.target_mean - weight @ self.z_mean
 
-    def leave_one_out(self, lambda_: float) -> tuple[float, Tensor]:
-        """PRESS, and the score `(N, K)` of each row by a regression without it.
+    def leave_one_out(self, lambda_: float, counts: Tensor) -> tuple[float, Tensor]:
+        """PRESS over the rows as they count, and the score `(N, K)` of each row by a regression
+        without it.
 
         Leaving row i out turns its residual `e_i` into `e_i / (1 - h_i)`, where `h_i` is what the
         row contributes to its own prediction: exact by Sherman and Morrison, weights included.
@@ -135,7 +157,7 @@ class _Ridge:
         if float(freedom.min()) < _LEAST_FREEDOM:
             return math.inf, self.targets
         residuals = residuals / freedom.unsqueeze(1)
-        return float(self.share @ residuals.square().sum(dim=1)), self.targets - residuals
+        return float(counts @ residuals.square().sum(dim=1)), self.targets - residuals
 
 
 def _temperature(scores: Tensor, labels: Tensor, share: Tensor) -> float:

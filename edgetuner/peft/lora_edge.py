@@ -181,6 +181,29 @@ class LoraEdge(nn.Module):
             "head": list(self.head),
         }
 
+    @torch.no_grad()
+    def scales(self) -> list[tuple[nn.Parameter, float]]:
+        """Each trained tensor, and by how much its entries move when what they stand for moves by
+        as much as it is large.
+
+        A step of `+-u` in every entry of a core changes the kernel by `alpha u sqrt(O) |S|`, so its
+        scale is `|W| / (alpha sqrt(O) |S|)`; that of a shift is the root mean square of the scale
+        of its batch norm, that of a head the root mean square of its weight. With rates in these
+        units one learning rate suits wide layers and narrow ones, large kernels and small.
+        """
+        found: list[tuple[nn.Parameter, float]] = []
+        for layer, update in self._by_layer().items():
+            kernel = self._parameter(f"{layer}.weight").norm()
+            unit = abs(self.alpha) * math.sqrt(len(update.core)) * update.suffix.float().norm()
+            found.append((update.core, _ratio(kernel, unit)))
+        for name, beta in zip(self.beta_names, self.betas, strict=True):
+            owner = self.base.get_submodule(name.rpartition(".")[0])
+            gamma = owner._parameters.get("weight")
+            found.append((beta, 1.0 if gamma is None else _root_mean_square(gamma)))
+        for parameter in self.head:
+            found.append((parameter, _root_mean_square(self.head[0])))
+        return found
+
     def core_norm(self) -> float:
         """Euclidean norm of all cores together; 0 before the first step."""
         return math.sqrt(
@@ -215,6 +238,15 @@ class LoraEdge(nn.Module):
 
     def _parameter(self, name: str) -> nn.Parameter:
         return self.base.get_parameter(name)
+
+
+def _ratio(norm: Tensor, unit: Tensor) -> float:
+    """Of two norms; 0 where there is nothing to move by."""
+    return float(norm / unit) if float(unit) > 0 else 0.0
+
+
+def _root_mean_square(tensor: Tensor) -> float:
+    return float(tensor.detach().float().square().mean().sqrt())
 
 
 def _places(base: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from edgetuner.peft.lora_edge import convolutions
+from edgetuner.peft.spending import affordable_rank, left_for_cores
 from edgetuner.peft.tt import Decomposition, suffix
 
 
@@ -33,6 +34,21 @@ def suffixes_of(
                 kernel, rank, decomposition, clip=True, layer=layer
             )
     return found
+
+
+def suffixes_to_keep(
+    module: nn.Module, head: str, rank: int, fraction: float, decomposition: Decomposition
+) -> dict[str, Tensor]:
+    """Those that an adaptation of all layers will ask for.
+
+    Args:
+        head: name of the last linear layer.
+        rank: the largest wanted.
+        fraction: share of the weights that may be trained.
+    """
+    allowed = left_for_cores(module, head, fraction)
+    affordable = affordable_rank(module, convolutions(module), rank, allowed)
+    return suffixes_of(module, affordable, decomposition)
 
 
 def of_decomposition(

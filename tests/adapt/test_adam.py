@@ -40,7 +40,7 @@ def test_a_weight_without_a_gradient_stays() -> None:
 
 HEAVY = """
 import sys, torch
-from edgetuner.adapt.ladder import adapter_of, plan
+from edgetuner.adapt.rungs.cores import adapter_of, plan
 from edgetuner.adapt.train import train_cores
 from edgetuner.config import AdaptConfig
 from edgetuner.models import build

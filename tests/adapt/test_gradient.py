@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor, nn  # noqa: E402
 
 from edgetuner.adapt.gradient import Gradient, GraphedGradient  # noqa: E402
-from edgetuner.adapt.ladder import adapter_of, plan_of  # noqa: E402
+from edgetuner.adapt.rungs.cores import adapter_of, plan_of  # noqa: E402
 from edgetuner.config import AdaptConfig  # noqa: E402
 from edgetuner.models import build  # noqa: E402
 from edgetuner.peft.lean_lora_edge import LeanLoraEdge  # noqa: E402

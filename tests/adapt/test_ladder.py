@@ -12,16 +12,9 @@ from torch import nn  # noqa: E402
 
 from edgetuner.adapt import ladder  # noqa: E402
 from edgetuner.adapt.job import HOLDOUT, TRAIN  # noqa: E402
-from edgetuner.adapt.ladder import (  # noqa: E402
-    RUNGS,
-    Climbed,
-    Material,
-    best,
-    choose,
-    climb,
-    held_f1,
-    predict,
-)
+from edgetuner.adapt.ladder import Climbed, climb, held_f1, predict  # noqa: E402
+from edgetuner.adapt.material import Material  # noqa: E402
+from edgetuner.adapt.rungs import RUNGS  # noqa: E402
 from edgetuner.bundle import Bundle  # noqa: E402
 from edgetuner.errors import BudgetError  # noqa: E402
 from edgetuner.factories import build_module  # noqa: E402

@@ -8,7 +8,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from edgetuner.errors import ModelError  # noqa: E402
-from edgetuner.peft import tt  # noqa: E402
+from edgetuner.peft import svd  # noqa: E402
 from edgetuner.peft.tt import contract, rank_limit, suffix, tt_svd  # noqa: E402
 
 shapes = st.one_of(
@@ -223,8 +223,8 @@ def test_a_kernel_without_as_many_directions_has_a_suffix_all_the_same(kernel):
 
 def test_a_sketch_is_taken_only_where_it_is_less_than_half_the_matrix(monkeypatch):
     taken = []
-    sketch = tt._range
-    monkeypatch.setattr(tt, "_range", lambda m, n: taken.append((*m.shape, n)) or sketch(m, n))
+    sketch = svd._range
+    monkeypatch.setattr(svd, "_range", lambda m, n: taken.append((*m.shape, n)) or sketch(m, n))
     for outputs in (28, 29, 64):
         suffix(torch.ones(outputs, 32, 3), 4, "full_suffix")
     assert taken == [(29, 96, 14), (64, 96, 14)]

@@ -1,0 +1,132 @@
+"""Windows without a label, under the one that the head gives the surest of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from edgetuner.adapt.material import Material
+from edgetuner.adapt.rungs.head import EVENNESS, embeddings, spread, with_head
+from edgetuner.adapt.rungs.reached import Reached, Report
+from edgetuner.config import AdaptConfig
+from edgetuner.peft.head import RidgeHead, solve
+
+_SUREST = 0.8  # of the windows that are taken for a class
+_WINDOWS = 512
+_LARGEST_ERROR = 0.15  # of the head on windows left out; beyond, too many of its guesses are wrong
+_FOLDS = 5
+
+
+def unlabelled(
+    start: Reached, material: Material, settings: AdaptConfig, report: Report
+) -> Reached:
+    """A head that learned from guesses as well; the next rungs do, too.
+
+    Whether guesses help is told by labelled windows whose label neither the guessing head nor the
+    one that learned from it has seen: in five folds, against the same without guesses.
+    """
+    if start.left_out is None:
+        start = with_head(start.module, material, settings)
+    assert start.share is not None and start.left_out is not None
+    x = _without(spread(material.unlabelled, _WINDOWS), material.x)
+    if not len(x) or start.facts["loo_error"] > _LARGEST_ERROR:
+        return replace(start, facts=start.facts | {"guessed": 0})
+    z = _projected(embeddings(start.module, x, material.head), start.basis)
+    known_x, known_y = material.all_rows()
+    known = _projected(embeddings(start.module, known_x, material.head), start.basis)
+    fit = _Fit(material, known, known_y, z, start.share)
+    guessed = fit.guess(fit.head(material))
+    more = replace(material, guessed_x=x[guessed.rows], guessed_y=guessed.y)
+    reached = with_head(start.module, more, settings, basis=start.basis)
+    squares = start.left_out.squares.clone()
+    squares[: len(material.y)] += fit.change_of_squares()
+    left_out = replace(start.left_out, squares=squares)
+    facts = reached.facts | {"guessed": len(guessed.y)}
+    return replace(reached, left_out=left_out, material=more, facts=facts)
+
+
+@dataclass(frozen=True, eq=False)
+class _Guessed:
+    rows: Tensor  # among the windows without a label
+    y: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """Heads on features that are there already: known (N, r) with labels, and z (M, r) without."""
+
+    material: Material
+    known: Tensor
+    y: Tensor
+    z: Tensor
+    share: float
+
+    def head(
+        self, material: Material, keep: Tensor | None = None, more: _Guessed | None = None
+    ) -> RidgeHead:
+        rows = slice(None) if keep is None else keep
+        features, y = self.known[rows], self.y[rows]
+        if more is not None:
+            features, y = torch.cat([features, self.z[more.rows]]), torch.cat([y, more.y])
+            material = replace(material, guessed_y=more.y)
+        weights = material.weights(self.share, EVENNESS)
+        return solve(features, y, material.classes, weights, judged=material.own)
+
+    def guess(self, head: RidgeHead) -> _Guessed:
+        """The surest guesses of every class."""
+        confidence, guess = (self.z @ head.weight.T + head.bias).softmax(1).max(1)
+        rows = []
+        for k in set(guess.tolist()):
+            mine = torch.nonzero(guess == k)[:, 0]
+            surest = confidence[mine].argsort(descending=True)
+            rows.append(mine[surest[: max(1, int(_SUREST * len(mine)))]])
+        found = torch.cat(rows)
+        return _Guessed(found, guess[found])
+
+    def change_of_squares(self) -> Tensor:
+        """By how much guesses change the squared error of each labelled window, (n,), float64."""
+        own = self.material.y.cpu()
+        change = torch.zeros(len(own), dtype=torch.float64)
+        fold = _folds(own)
+        for part in range(_FOLDS):
+            out = fold == part
+            if not out.any() or out.all():
+                continue
+            fewer = replace(self.material, x=self.material.x[~out], y=own[~out])
+            keep = torch.cat([~out, torch.ones(len(self.y) - len(own), dtype=torch.bool)])
+            before = self.head(fewer, keep)
+            after = self.head(fewer, keep, self.guess(before))
+            squares = [
+                _squares(head, self.known[: len(own)][out], own[out]) for head in (after, before)
+            ]
+            change[out] = squares[0] - squares[1]
+        return change
+
+
+def _squares(head: RidgeHead, z: Tensor, y: Tensor) -> Tensor:
+    scores = (z @ head.weight.T + head.bias).double() * head.temperature
+    return (scores - one_hot(y, scores.shape[1])).square().sum(dim=1)
+
+
+def _folds(y: Tensor) -> Tensor:
+    """A fold for each row, the rows of every class dealt out in turn."""
+    fold = torch.zeros(len(y), dtype=torch.int64)
+    for k in set(y.tolist()):
+        mine = torch.nonzero(y == k)[:, 0]
+        fold[mine] = (torch.arange(len(mine)) + k) % _FOLDS
+    return fold
+
+
+def _projected(z: Tensor, basis: Tensor | None) -> Tensor:
+    z = z.cpu().double()
+    return z if basis is None else z @ basis
+
+
+def _without(x: Tensor, known: Tensor) -> Tensor:
+    """Windows that are not among the known ones."""
+    seen = {window.cpu().numpy().tobytes() for window in known}
+    keep = [window.cpu().numpy().tobytes() not in seen for window in x]
+    return x[torch.tensor(keep, dtype=torch.bool)]
