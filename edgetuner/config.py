@@ -288,6 +288,13 @@ class GateConfig(_Section):
         lt=1,
         description="of McNemar's exact one-sided test against the champion",
     )
+    max_source_loss: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="macro-F1 that it may lose on source windows kept aside, under adapt.policy: "
+        "retain",
+    )
 
 
 class ProbationConfig(_Section):

@@ -24,7 +24,7 @@ from edgetuner.adapt import job as jobs
 from edgetuner.adapt.admission import Situation, refusal
 from edgetuner.adapt.child import train
 from edgetuner.adapt.faults import Faults
-from edgetuner.adapt.gate import Verdict, judge
+from edgetuner.adapt.gate import Verdict, guarded, guards, judge
 from edgetuner.adapt.job import Ask, Job, Windows
 from edgetuner.adapt.probation import Probation
 from edgetuner.config import Config
@@ -43,6 +43,11 @@ _TURN = 8  # windows of the past that are predicted between two live batches
 _TICK_S = 1.0  # cool-downs and free memory change without anybody saying so
 _LATER = 1000  # labelled windows, newest first, that a gate or a probation looks at
 _PATIENCE_S = 2.0  # an operator's request waits; shorter than his client does
+# Of a rung, for operators; the job folder has all of it.
+_EVIDENCE = (
+    *("rung", "seconds", "energy_j", "taken", "held_f1", "loo_error"),
+    *("trained_fraction", "source_share", "guessed", "refused"),
+)
 _AS_AT_HOME = 0.1  # macro-F1 below its own held-out one at which a champion still does well
 
 
@@ -92,6 +97,8 @@ class Coordinator:
         self.deferred: str | None = None
         self._problem: str | None = None
         self._progress: dict[str, Any] = {}
+        self._rungs: list[dict[str, Any]] = []
+        self._energy_then: float | None = None
         self.counts = dict.fromkeys(
             ("adaptations", "swaps", "refused", "failed", "promotions", "rollbacks"), 0
         )
@@ -246,6 +253,7 @@ class Coordinator:
             verdict = await self._gate(job, candidate, context, since)
             self._stop_if_paused(job)
             self.last = {"job": job.ask.job, "rung": result["rung"], "gate": verdict.to_wire()}
+            self.last["rungs"] = self._rungs
             self.last |= {
                 name: result[name]
                 for name in ("train_seconds", "trained_fraction", "core_norm", "peak_rss_bytes")
@@ -324,6 +332,7 @@ class Coordinator:
         self._stop_if_paused(job)
         self._telemetry.phase("train")
         before = self._telemetry.energy_j().get("train", 0.0)
+        self._rungs, self._energy_then = [], before
         allowed = self._config().inference.allow_factories
         training = self._training = asyncio.create_task(train(job, self._on_progress, allowed))
         try:
@@ -370,7 +379,19 @@ class Coordinator:
         x, y = np.concatenate([held.x, later.x]), np.concatenate([held.y, later.y])
         champion = [await self._live_answers(held), await self._live_answers(later)]
         proposed = await asyncio.to_thread(_predict, candidate, x)
-        return judge(y, np.concatenate(champion), proposed, self._config().gate)
+        verdict = judge(y, np.concatenate(champion), proposed, self._config().gate)
+        if job.ask.settings.policy == "follow":
+            return verdict
+        return await self._guarded(verdict, candidate)
+
+    async def _guarded(self, verdict: Verdict, candidate: ModelVersion) -> Verdict:
+        """The verdict, if the source does not suffer."""
+        bundle = candidate.bundle
+        mask = guards(bundle.exemplar_y)
+        x, y = bundle.exemplar_x[mask].astype(np.float32), bundle.exemplar_y[mask]
+        champion = await self._by_live(x)
+        proposed = await asyncio.to_thread(_predict, candidate, x)
+        return guarded(verdict, y, champion, proposed, self._config().gate)
 
     def _apart(self, later: Context, context: Context) -> NDArray[np.bool_]:
         """Which windows share no sample with one of their stream in the context, (N,)."""
@@ -389,13 +410,22 @@ class Coordinator:
         late.
         """
         answers = context.predicted.copy()
-        missing = np.flatnonzero(context.version != self._pipeline.version.id)
-        for part in np.array_split(missing, -(-len(missing) // _TURN) or 1):
-            if len(part):
-                answers[part] = await self._pipeline.modelled(
-                    lambda x=context.x[part]: self._pipeline.version.predict(x).predicted  # type: ignore[misc]
-                )
+        missing = context.version != self._pipeline.version.id
+        answers[missing] = await self._by_live(context.x[missing])
         return answers
+
+    async def _by_live(self, x: NDArray[np.float32]) -> NDArray[np.int64]:
+        """What the live version makes of windows, a few at a time."""
+        parts = [np.empty(0, np.int64)]
+        for start in range(0, len(x), _TURN):
+            parts.append(
+                await self._pipeline.modelled(
+                    lambda few=x[start : start + _TURN]: (  # type: ignore[misc]
+                        self._pipeline.version.predict(few).predicted
+                    )
+                )
+            )
+        return np.concatenate(parts)
 
     async def _swap(self, job: Job, candidate: ModelVersion, verdict: Verdict) -> None:
         starts = await self._pipeline.stored(lambda store: store.next_seqs())
@@ -534,8 +564,17 @@ class Coordinator:
         self._enter("drifted" if self._drifted else "watching", event, **facts)
 
     def _on_progress(self, progress: dict[str, Any]) -> None:
+        if "seconds" in progress:  # a rung is over
+            progress = progress | self._energy_of_rung()
+            self._rungs.append({k: v for k, v in progress.items() if k in _EVIDENCE})
         self._progress = progress
         self._tell()
+
+    def _energy_of_rung(self) -> dict[str, float]:
+        """What was read of it; a rung that is over between two readings has none."""
+        now = self._telemetry.energy_j().get("train", 0.0)
+        then, self._energy_then = self._energy_then, now
+        return {} if then is None or now <= then else {"energy_j": round(now - then, 3)}
 
     def _trouble(self, error: EdgetunerError) -> None:
         if str(error) != self._problem:

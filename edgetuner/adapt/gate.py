@@ -4,7 +4,7 @@ trained on.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import comb
 from typing import Any
 
@@ -15,6 +15,7 @@ from edgetuner.config import GateConfig
 from edgetuner.metrics import macro_f1
 
 IntArray = NDArray[np.int64]
+_EVERY = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Verdict:
         windows: how many held-out windows it rests on.
         champion_f1, candidate_f1: macro-F1 over the classes among those windows, 0 to 1.
         p_value: of McNemar's exact test that the candidate is not better.
+        source_champion_f1, source_candidate_f1: on the guards of the source, under `retain`.
     """
 
     passed: bool
@@ -35,6 +37,8 @@ class Verdict:
     champion_f1: float | None = None
     candidate_f1: float | None = None
     p_value: float | None = None
+    source_champion_f1: float | None = None
+    source_candidate_f1: float | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """JSON-compatible values; what was not measured is left out."""
@@ -62,6 +66,39 @@ def judge(y: IntArray, champion: IntArray, candidate: IntArray, settings: GateCo
         )
     passed = gain >= settings.min_gain and p <= settings.max_p_value
     return Verdict(passed, reason, len(y), champion_f1, candidate_f1, p)
+
+
+def guards(y: IntArray) -> NDArray[np.bool_]:
+    """Which exemplars of the source, of classes y (N,), guard it: every fourth of a class, which
+    is never trained on again.
+    """
+    mask = np.zeros(len(y), bool)
+    for label in np.unique(y):
+        mask[np.flatnonzero(y == label)[_EVERY - 1 :: _EVERY]] = True
+    return mask
+
+
+def guarded(
+    verdict: Verdict, y: IntArray, champion: IntArray, candidate: IntArray, settings: GateConfig
+) -> Verdict:
+    """The verdict, or a refusal where the candidate has lost too much of the source.
+
+    Args:
+        y, champion, candidate: classes of the guards and what both versions make of them, (N,).
+    """
+    if not len(y):
+        return replace(
+            verdict, passed=False, reason="no exemplar of the source is left to guard it"
+        )
+    before, after = macro_f1(y, champion), macro_f1(y, candidate)
+    verdict = replace(verdict, source_champion_f1=before, source_candidate_f1=after)
+    if before - after <= settings.max_source_loss:
+        return verdict
+    reason = (
+        f"macro-F1 on the source {before:.3f} -> {after:.3f}, at most "
+        f"-{settings.max_source_loss:.3f} is allowed"
+    )
+    return replace(verdict, passed=False, reason=reason)
 
 
 def mcnemar(better: NDArray[np.bool_], worse: NDArray[np.bool_]) -> float:

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgetuner.adapt import job as jobs
+from edgetuner.adapt.gate import guards
 from edgetuner.adapt.job import Job, Windows
 from edgetuner.adapt.ladder import Climbed, chosen, climb
 from edgetuner.adapt.material import Material
@@ -77,7 +78,7 @@ def run(job: Job, allow_factories: Sequence[str] = ()) -> dict[str, Any]:
     base = Bundle.load(job.path / jobs.BASE)
     module = build_module(base, allow_factories)
     windows = job.windows()
-    material = _material(base, windows)
+    material = _material(base, windows, settings.policy)
     gc.freeze()  # what is there now stays to the end, and need not be looked through at every step
     climbed = _climb(module, material, job.ask)
     candidate = chosen(climbed)
@@ -203,21 +204,22 @@ def _forget_cuda() -> None:
         torch.cuda.empty_cache()
 
 
-def _material(base: Bundle, windows: Windows) -> Material:
+def _material(base: Bundle, windows: Windows, policy: str) -> Material:
     def tensor(x: NDArray[Any]) -> Tensor:
         scaled = (x.astype(np.float32) - base.mean[:, None]) / base.std[:, None]
         return torch.from_numpy(scaled.astype(np.float32))
 
     x, y = windows.labelled(jobs.TRAIN)
     held_x, held_y = windows.labelled(jobs.HOLDOUT)
+    kept = guards(base.exemplar_y) if policy == "retain" else np.zeros(len(base.exemplar_y), bool)
     return Material(
         x=tensor(x),
         y=torch.from_numpy(y),
         unlabelled=tensor(windows.unheld()),
         held_x=tensor(held_x),
         held_y=torch.from_numpy(held_y),
-        source_x=tensor(base.exemplar_x),
-        source_y=torch.from_numpy(base.exemplar_y),
+        source_x=tensor(base.exemplar_x[~kept]),
+        source_y=torch.from_numpy(base.exemplar_y[~kept]),
         classes=len(base.manifest.classes),
         head=base.manifest.backbone.head,
         suffixes={name: torch.from_numpy(values) for name, values in base.suffixes.items()},

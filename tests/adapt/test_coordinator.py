@@ -77,6 +77,7 @@ class Stage:
         self.trainings.append(job)
         self.allowed.append(tuple(allow_factories))
         progress({"job": job.ask.job, "rung": "head"})
+        progress({"job": job.ask.job, "rung": "head", "seconds": 0.5, "taken": True, "extra": 1})
         if self.outcome is not None:
             raise self.outcome
         base = Bundle.load(job.path / jobs.BASE)
@@ -168,6 +169,38 @@ def test_drift_leads_through_training_gate_and_probation_to_a_champion(
         }
 
     play(scene)
+
+
+def test_every_rung_tells_its_time_and_evidence_and_energy_only_where_it_was_read(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.swapped()
+        rung = {"rung": "head", "seconds": 0.5, "taken": True}
+        assert stage.told("swap")["rungs"] == [rung], "no rail here, so no energy"
+        telemetry = stage.coordinator._telemetry
+        monkeypatch.setattr(telemetry, "energy_j", lambda: {"train": 7.5})
+        stage.coordinator._on_progress(rung)
+        assert stage.coordinator.describe()["progress"]["energy_j"] == 7.5
+
+    play(scene)
+
+
+def test_under_retain_a_candidate_that_forgets_the_source_is_refused(
+    play: Callable[..., None],
+) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.see(36)
+        stage.drift()
+        await stage.coordinator.consider()
+        assert stage.events()[-1] == "refused", stage.events()
+        gate = stage.told("refused")
+        assert "on the source" in gate["reason"]
+        assert gate["source_candidate_f1"] < gate["source_champion_f1"]
+        assert gate["candidate_f1"] > gate["champion_f1"]
+        assert stage.pipeline.version.id == stage.champion
+
+    play(scene, adapt={"policy": "retain"})
 
 
 def test_labels_that_speak_for_the_previous_version_bring_it_back(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgetuner.adapt.gate import judge, mcnemar
+from edgetuner.adapt.gate import guarded, guards, judge, mcnemar
 from edgetuner.config import GateConfig
 
 SETTINGS = GateConfig(min_windows=8, min_gain=0.05, max_p_value=0.1)
@@ -53,3 +53,28 @@ def test_without_evidence_nothing_passes_and_nothing_is_measured() -> None:
         verdict = judge(y, wrong_at(12)[: len(y)], y, SETTINGS)
         assert not verdict.passed and "8 are needed" in verdict.reason
         assert verdict.to_wire().keys() == {"passed", "reason", "windows"}
+
+
+def test_every_fourth_exemplar_of_a_class_guards_the_source() -> None:
+    y = np.array([0, 1, 0, 1, 0, 1, 0, 1, 0, 2, 2])
+    mask = guards(y)
+    assert np.flatnonzero(mask).tolist() == [6, 7]
+    assert not guards(np.empty(0, np.int64)).any()
+
+
+def test_a_candidate_that_forgets_the_source_is_refused_under_retain() -> None:
+    passed = judge(Y, wrong_at(12), wrong_at(0), SETTINGS)
+    kept = guarded(passed, Y, wrong_at(0), wrong_at(1), SETTINGS)
+    assert kept.passed and kept.source_champion_f1 == 1 and kept.source_candidate_f1 > 0.95
+    lost = guarded(passed, Y, wrong_at(0), wrong_at(6), SETTINGS)
+    assert not lost.passed and "on the source 1.000 -> 0.7" in lost.reason
+    assert lost.to_wire()["source_candidate_f1"] == lost.source_candidate_f1
+    better = guarded(passed, Y, wrong_at(6), wrong_at(0), SETTINGS)
+    assert better.passed
+    nobody = np.empty(0, np.int64)
+    assert not guarded(passed, nobody, nobody, nobody, SETTINGS).passed
+
+
+def test_the_guard_makes_nothing_pass_that_the_gate_refused() -> None:
+    refused = judge(Y, wrong_at(0), wrong_at(0), SETTINGS)
+    assert not guarded(refused, Y, wrong_at(6), wrong_at(0), SETTINGS).passed
