@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.learners import LEARNERS, Curve
@@ -51,6 +52,7 @@ class Plan:
         budgets: labels a class; None for all.
         seeds: of every random draw; each takes the next stranger as its target.
         rates: learning rate by method, for those that have one.
+        classes: how many of them a person has shown, drawn by the seed; the test has all.
     """
 
     shift: Shift
@@ -59,6 +61,7 @@ class Plan:
     seeds: int
     methods: tuple[str, ...]
     rates: dict[str, float]
+    classes: int | None = None
 
 
 def run(plan: Plan) -> list[Row]:
@@ -66,7 +69,7 @@ def run(plan: Plan) -> list[Row]:
     _quietly()
     rows = []
     for seed in range(plan.seeds):
-        at = case(plan.shift, plan.backbone, _stranger(plan.shift, seed))
+        at = _seen(case(plan.shift, plan.backbone, _stranger(plan.shift, seed)), plan, seed)
         before = _f1(at, at.test.x, at.test.y), _f1(at, at.home.x, at.home.y)
         for budget in plan.budgets:
             labelled = at.labelled(budget, seed)
@@ -82,6 +85,7 @@ def run(plan: Plan) -> list[Row]:
                 "stranger": _stranger(plan.shift, seed),
                 "seed": seed,
                 "labels_per_class": budget,
+                "classes": plan.classes,
                 "f1_zero_shot": before[0],
                 "f1_source_before": before[1],
             }
@@ -89,6 +93,15 @@ def run(plan: Plan) -> list[Row]:
                 known | {"method": name} | _outcome(curve, goal) for name, curve in curves.items()
             ]
     return rows
+
+
+def _seen(at: Case, plan: Plan, seed: int) -> Case:
+    """The case of somebody who has done few things so far."""
+    if plan.classes is None:
+        return at
+    present = np.unique(at.pool.y)
+    shown = np.random.default_rng(seed).permutation(present)[: plan.classes]
+    return replace(at, pool=at.pool.take(np.isin(at.pool.y, shown)))
 
 
 def _quietly() -> None:
@@ -155,6 +168,7 @@ def plans(options: argparse.Namespace) -> list[Plan]:
             options.seeds or suite.get(backbone, SUITE[backbone])[1],
             options.methods,
             {},
+            options.classes,
         )
         for backbone in options.backbones or suite
         for shift in shifts
@@ -206,6 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--methods", type=_names, default=tuple(LEARNERS))
     parser.add_argument("--budgets", type=_budgets, help="labels a class, such as 5,20,all")
     parser.add_argument("--seeds", type=int)
+    parser.add_argument("--classes", type=int, help="how many classes the target has shown so far")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument(
         "--json", type=Path, help="where rows and summary go, with a table and a picture beside"
