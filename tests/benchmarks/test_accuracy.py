@@ -8,8 +8,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from benchmarks import accuracy, learners, sources  # noqa: E402
-from benchmarks.accuracy import Plan, summary  # noqa: E402
+from benchmarks.accuracy import Plan  # noqa: E402
 from benchmarks.learners import LEARNERS, Curve  # noqa: E402
+from benchmarks.outcome import picture, summary, table  # noqa: E402
 from benchmarks.shifts import Shift, case  # noqa: E402
 from edgetuner.augment import Augmentation  # noqa: E402
 
@@ -55,6 +56,7 @@ def shift(recordings, monkeypatch, tmp_path_factory):
     quick = replace(sources.RECIPE, epochs=4, augmentation=Augmentation())
     monkeypatch.setattr(sources, "RECIPE", quick)
     monkeypatch.setattr(learners, "STEPS", 8)
+    monkeypatch.setattr(accuracy, "_quietly", lambda: None)
     return Shift(str(recordings), "upside down", {"position": 0}, {"position": 1})
 
 
@@ -83,7 +85,8 @@ def test_a_stranger_is_nobody_whom_the_source_knows(shift):
 
 
 def test_every_method_gives_a_row_and_a_curve(shift):
-    rows = accuracy.run(Plan(shift, "small_cnn", None, (5,), 1, tuple(LEARNERS)))
+    rates = {name: rates[0] for name, (_, rates) in LEARNERS.items() if rates}
+    rows = accuracy.run(Plan(shift, "small_cnn", (5,), 1, tuple(LEARNERS), rates))
     assert [row["method"] for row in rows] == list(LEARNERS)
     for row in rows:
         assert 0 <= row["f1_target"] <= 1 and row["seconds_total"] > 0
@@ -92,8 +95,24 @@ def test_every_method_gives_a_row_and_a_curve(shift):
     assert by_name["full"]["trained_fraction"] == 1.0
     assert by_name["full"]["seconds_to_100"] <= by_name["full"]["seconds_total"]
     assert by_name["closed_head"]["f1_target"] > by_name["closed_head"]["f1_zero_shot"]
-    assert by_name["statistics"]["trained_fraction"] == 0.0
-    assert set(summary(rows)) >= {"mean_gap", "worst_gap", "gap_at_5_labels"}
+    assert by_name["closed_head"]["trained_fraction"] == by_name["statistics"]["trained_fraction"]
+    assert 0 < by_name["ladder"]["trained_fraction"] <= 0.0149
+    measured = {"mean_gap", "worst_gap", "gap_at_5_labels", "retain_forgetting", "retain_gap"}
+    assert set(summary(rows)) >= measured
+
+
+def test_somebody_who_has_shown_two_classes_is_learned_from_and_tested_on_all(shift, monkeypatch):
+    seen = []
+
+    def learn(trial, labelled, seed, rate):
+        seen.append((trial, labelled))
+        return Curve([(1.0, 0.5)])
+
+    monkeypatch.setitem(LEARNERS, "head", (learn, ()))
+    accuracy.run(Plan(shift, "small_cnn", (5, None), 1, ("head",), {}, classes=2))
+    for trial, labelled in seen:
+        assert len(np.unique(labelled.y)) == len(np.unique(trial.pool.y)) == 2
+        assert len(np.unique(trial.test.y)) == 3
 
 
 def test_a_learning_rate_is_chosen_without_a_look_at_the_test(shift, monkeypatch):
@@ -105,7 +124,9 @@ def test_a_learning_rate_is_chosen_without_a_look_at_the_test(shift, monkeypatch
         return Curve([(1.0, {0.1: 0.3, 0.2: 0.9, 0.3: 0.5}[rate])])
 
     monkeypatch.setitem(LEARNERS, "head", (learn, (0.1, 0.2, 0.3)))
-    assert accuracy.choose_rate(at, "head") == 0.2
+    asked = Plan(shift, "small_cnn", (5,), 1, ("head", "ladder"), {})
+    monkeypatch.setattr(accuracy, "_quietly", lambda: None)
+    assert accuracy.tune(asked) == {"head": 0.2}, "ours has nothing to choose"
     tested = {row.tobytes() for row in at.test.x}
     for trial, labelled in seen:
         used = [*labelled.x, *trial.test.x]
@@ -118,11 +139,15 @@ def row(method, f1, to_95, total, budget=5, seed=0):
         "dataset": "d",
         "shift": "s",
         "backbone": "b",
-        "stranger": None,
         "labels_per_class": budget,
         "seed": seed,
         "method": method,
         "f1_target": f1,
+        "f1_zero_shot": 0.2,
+        "f1_source_before": 0.9,
+        "f1_source_after": 0.8,
+        "trained_fraction": 0.01,
+        "points": [[total / 2, f1 / 2], [total, f1]],
         "seconds_to_95": to_95,
         "seconds_total": total,
     }
@@ -142,6 +167,22 @@ def test_the_summary_is_over_settings_and_runs():
     assert found["speedup_95_vs_lora_c"] == pytest.approx((16 * 6.4) ** 0.5)
     assert "retain_gap" not in found, "what was not measured is absent"
     assert summary([rows[0]]) == {}
+    kept = summary([*rows, *(row("retain", 0.87, 1.0, 2.0, budget) for budget in (5, None))])
+    assert kept["retain_gap"] == pytest.approx(3.0)
+    assert kept["retain_forgetting"] == pytest.approx(10.0)
+
+
+def test_the_table_and_the_picture_show_every_method(tmp_path):
+    rows = [
+        row(method, f1, 1.0, 2.0, budget)
+        for method, f1 in (("full", 0.9), ("lora_c", 0.8), ("ladder", 0.92))
+        for budget in (5, None)
+    ]
+    page = table(rows)
+    assert "| LoRA-C | 1.00 % | 0.800" in page and "| +10.0 | +10.0 | 2 / 2 |" in page
+    assert "| **the ladder** (`follow`) |" in page and "| b | -2.0 | -2.0 |" in page
+    picture(rows, tmp_path / "f1.png")
+    assert (tmp_path / "f1.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_the_clock_stands_still_while_it_is_looked_at(shift, monkeypatch):
@@ -168,16 +209,16 @@ def test_the_command_takes_a_set_of_ones_own(shift, tmp_path, monkeypatch, capsy
         map = staticmethod(lambda function, plans: [function(plan) for plan in plans])
 
     monkeypatch.setattr(accuracy, "ProcessPoolExecutor", Inline)
-    monkeypatch.setattr(accuracy, "keep_freed_memory", lambda: True)
-    monkeypatch.setattr(accuracy.torch, "set_num_threads", lambda _: None)
+    monkeypatch.setattr(accuracy, "_quietly", lambda: None)
     path = tmp_path / "accuracy.json"
     arguments = ["--data", shift.dataset, "--source", "position=0", "--target", "position=1"]
     arguments += ["--backbones", "small_cnn", "--budgets", "5,all", "--seeds", "1"]
     arguments += ["--methods", "full,ladder", "--json", str(path)]
     monkeypatch.setattr(sys, "argv", ["accuracy", *arguments])
     accuracy.main()
+    assert path.with_suffix(".md").exists() and path.with_suffix(".png").exists()
     rows = json.loads(path.read_text())["rows"]
     assert [(r["labels_per_class"], r["method"]) for r in rows] == [
         (budget, method) for budget in (5, None) for method in ("full", "ladder")
     ]
-    assert "| ladder |" in capsys.readouterr().out
+    assert "the ladder" in capsys.readouterr().out
