@@ -414,4 +414,4 @@ def test_at_the_proven_share_what_was_seen_is_just_likely(of: int, data: st.Data
     assert surplus == pytest.approx(1.645 * math.sqrt(share * (1 - share) / of), abs=1e-6)
     if right < of:
         assert proven_share(right + 1, of) > share
-    assert proven_share(2 * right, 2 * of) >= share, "the more windows, the more is proven"
+    assert proven_share(2 * right, 2 * of) > share - 1e-12, "the more windows, the more is proven"
