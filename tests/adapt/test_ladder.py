@@ -3,7 +3,6 @@ from __future__ import annotations
 import importlib
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from torch import nn  # noqa: E402
 
-from edgetuner.adapt.job import HOLDOUT, TRAIN  # noqa: E402
 from edgetuner.adapt.ladder import (  # noqa: E402
     Climbed,
     chosen,
@@ -26,13 +24,11 @@ from edgetuner.adapt.ladder import (  # noqa: E402
 from edgetuner.adapt.material import Material  # noqa: E402
 from edgetuner.adapt.rungs import RUNGS  # noqa: E402
 from edgetuner.adapt.rungs.reached import LeftOut, Reached  # noqa: E402
-from edgetuner.bundle import Bundle  # noqa: E402
 from edgetuner.config import AdaptConfig, GateConfig  # noqa: E402
 from edgetuner.errors import BudgetError  # noqa: E402
-from edgetuner.factories import build_module  # noqa: E402
 from edgetuner.peft.lean_lora_edge import LeanLoraEdge  # noqa: E402
 from edgetuner.peft.suffixes import suffixes_of  # noqa: E402
-from tests.adapt.material import QUICK, windows  # noqa: E402
+from tests.adapt.material import QUICK  # noqa: E402
 
 CORES = importlib.import_module(
     "edgetuner.adapt.rungs.cores"
@@ -42,36 +38,6 @@ BEST = QUICK.model_copy(update={"choose": "best"})
 
 def silent(rung: str, **facts: Any) -> None:
     pass
-
-
-@pytest.fixture(scope="module")
-def bundle(wave_bundle: Path) -> Bundle:
-    return Bundle.load(wave_bundle)
-
-
-@pytest.fixture
-def base(bundle: Bundle) -> nn.Module:
-    return build_module(bundle)
-
-
-@pytest.fixture(scope="module")
-def material(bundle: Bundle) -> Material:
-    def tensor(x: Any) -> torch.Tensor:
-        scaled = (x.astype("float32") - bundle.mean[:, None]) / bundle.std[:, None]
-        return torch.from_numpy(scaled)
-
-    held, train = windows().labelled(HOLDOUT), windows().labelled(TRAIN)
-    return Material(
-        x=tensor(train[0]),
-        y=torch.from_numpy(train[1]),
-        unlabelled=tensor(windows().unheld()),
-        held_x=tensor(held[0]),
-        held_y=torch.from_numpy(held[1]),
-        source_x=tensor(bundle.exemplar_x),
-        source_y=torch.from_numpy(bundle.exemplar_y),
-        classes=3,
-        head="head",
-    )
 
 
 @pytest.mark.parametrize("name", RUNGS)
@@ -106,6 +72,7 @@ def test_stored_suffixes_change_nothing_and_are_dropped_with_their_kernels(
     base: nn.Module, material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored = replace(material, suffixes=suffixes_of(base, QUICK.rank, QUICK.decomposition))
+    bare = replace(material, suffixes={})
     twice = QUICK.model_copy(update={"rungs": ("cores", "cores"), "steps": 5})
     known: list[int] = []
     adapter = CORES.LeanLoraEdge
@@ -115,7 +82,7 @@ def test_stored_suffixes_change_nothing_and_are_dropped_with_their_kernels(
         return adapter(*args, **options)
 
     monkeypatch.setattr(CORES, "LeanLoraEdge", told)
-    ours, theirs = (list(climb(base, one, twice, silent)) for one in (stored, material))
+    ours, theirs = (list(climb(base, one, twice, silent)) for one in (stored, bare))
     assert known == [len(stored.suffixes), 0, 0, 0]
     for one, other in zip(ours, theirs, strict=True):
         for key, value in one.module.state_dict().items():
