@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 torch = pytest.importorskip("torch")
 
 from edgetuner.adapt import job as jobs  # noqa: E402
 from edgetuner.adapt import worker  # noqa: E402
-from edgetuner.adapt.job import HOLDOUT, Job  # noqa: E402
+from edgetuner.adapt.job import HOLDOUT, TRAIN, Job  # noqa: E402
 from edgetuner.bundle import Backbone, Bundle, Tensors, write_bundle  # noqa: E402
 from edgetuner.config import AdaptConfig  # noqa: E402
 from edgetuner.errors import BundleError, EdgetunerError, ModelError  # noqa: E402
@@ -128,6 +129,41 @@ def test_a_loss_that_is_not_finite_leaves_no_candidate(tmp_path: Path, wave_bund
     with pytest.raises(EdgetunerError):
         worker.run(made)
     assert not (made.path / jobs.CANDIDATE).exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("another class", "y: a class that the base does not know (got 7)"),
+        ("no label", "y: no labelled window to train on"),
+        ("not a number", "features: not finite"),
+    ],
+)
+@pytest.mark.parametrize("policy", ["follow", "retain"])
+def test_windows_that_cannot_be_learned_from_are_refused_by_name(
+    tmp_path: Path, wave_bundle: Path, damage: str, said: str, policy: Any
+) -> None:
+    known = windows()
+    x, y = known.x.copy(), known.y.copy()
+    train = np.flatnonzero((known.split == TRAIN) & (y >= 0))
+    if damage == "another class":
+        y[train[0]] = 7
+    elif damage == "no label":
+        y[train] = -1
+    else:
+        x[train[0], 1, 3] = np.nan
+    asked = job(tmp_path, wave_bundle, QUICK.model_copy(update={"policy": policy}))
+    safetensors.numpy.save_file(
+        {**vars(known), "x": x, "y": y},
+        asked.path / jobs.WINDOWS,
+    )
+    with pytest.raises(EdgetunerError) as refused:
+        worker.run(asked)
+    assert said in str(refused.value)
+    assert worker.main([os.fspath(asked.path)]) == refused.value.exit_code
+    result = asked.result()
+    assert result is not None and said in result["error"]["message"]
+    assert not (asked.path / jobs.CANDIDATE).exists()
 
 
 def test_the_process_leaves_its_error_where_the_service_looks(
