@@ -78,6 +78,7 @@ def run(job: Job, allow_factories: Sequence[str] = ()) -> dict[str, Any]:
     base = Bundle.load(job.path / jobs.BASE)
     module = build_module(base, allow_factories)
     windows = job.windows()
+    _check_labels(windows, len(base.manifest.classes))
     material = _material(base, windows, settings.policy)
     gc.freeze()  # what is there now stays to the end, and need not be looked through at every step
     climbed = _climb(module, material, job.ask)
@@ -202,6 +203,22 @@ def _forget_cuda() -> None:
     gc.collect()
     with contextlib.suppress(RuntimeError):
         torch.cuda.empty_cache()
+
+
+def _check_labels(windows: Windows, classes: int) -> None:
+    """Ingest lets no such label in, but a job may come from elsewhere."""
+    largest = int(windows.y.max(initial=-1))
+    if largest >= classes:
+        raise AdaptationError(
+            "a class that the base does not know",
+            field="y",
+            value=largest,
+            remedy=f"label with its {classes} classes, or adapt another base",
+        )
+    if not ((windows.split == jobs.TRAIN) & (windows.y >= 0)).any():
+        raise AdaptationError(
+            "no labelled window to train on", field="y", remedy="label some windows"
+        )
 
 
 def _material(base: Bundle, windows: Windows, policy: str) -> Material:

@@ -16,7 +16,18 @@ from tests import waves
 from tests.cli.child import ROOT, answer, complaint, edgetuner
 from tests.cli.recordings import save, worn_twice, write_csv
 
+# Of so tiny a net the default share of the weights is not even a head.
+SHARE = "trained_fraction: 0.3"
+
 QUICK = ("--backbone", "small_cnn", "--epochs", 2, "--false-alarm-every", 300)
+
+
+@pytest.fixture
+def enough(tmp_path: Path) -> tuple[str, Path]:
+    """Options that leave something for the cores."""
+    config = tmp_path / "enough.yaml"
+    config.write_text(f"adapt: {{{SHARE}}}")
+    return "-c", config
 
 
 @pytest.fixture
@@ -189,14 +200,15 @@ def test_show_is_a_page_for_a_person(wave_bundle: Path) -> None:
     assert "sha256" not in done.stdout
 
 
-def test_show_plans_what_a_training_costs(wave_bundle: Path) -> None:
+def test_show_plans_what_a_training_costs(wave_bundle: Path, enough: tuple[str, Path]) -> None:
     pytest.importorskip("torch")
-    done = edgetuner("bundle", "show", wave_bundle, "--plan", "--rank", 2, "--memory", 900)
+    arguments = ("bundle", "show", wave_bundle, "--plan", *enough)
+    done = edgetuner(*arguments, "--rank", 2, "--memory", 900)
     assert done.returncode == 0
     assert "features.conv1" in done.stdout and "lean" in done.stdout
     assert "a step on 64 windows keeps" in done.stdout
     assert "given adapt.memory_budget_mb 900, for Python and torch too: 64 windows" in done.stdout
-    planned = answer("bundle", "show", wave_bundle, "--plan")
+    planned = answer(*arguments)
     ranks = {layer["name"]: layer["rank"] for layer in planned["layers"]}
     assert [ranks[f"features.conv{n}"] for n in (1, 2, 3)] == [4, 4, 4]
     assert planned["peak_bytes"] > planned["state_peak_bytes"] > planned["saved_bytes"] > 0
@@ -205,12 +217,18 @@ def test_show_plans_what_a_training_costs(wave_bundle: Path) -> None:
     assert "add --plan" in complaint(64, "bundle", "show", wave_bundle, "--rank", 2)
 
 
+def test_a_plan_without_weights_for_the_cores_names_the_setting(wave_bundle: Path) -> None:
+    pytest.importorskip("torch")
+    said = complaint(75, "bundle", "show", wave_bundle, "--plan")
+    assert "adapt.trained_fraction" in said and "0 are left beside the head" in said
+
+
 def test_a_plan_takes_the_layers_and_the_settings_that_it_is_given(
     wave_bundle: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch")
     config = tmp_path / "edgetuner.yaml"
-    config.write_text("adapt: {rank: 3, batch_norm_beta: false, batch_size: 16}")
+    config.write_text(f"adapt: {{rank: 3, batch_norm_beta: false, batch_size: 16, {SHARE}}}")
     arguments = ("bundle", "show", wave_bundle, "--plan", "-c", config)
     planned = answer(*arguments, "--layers", "*.conv3", "--memory", 900)
     adapted = {layer["name"]: layer["rank"] for layer in planned["layers"] if layer["rank"]}
@@ -223,7 +241,7 @@ def test_a_plan_takes_the_layers_and_the_settings_that_it_is_given(
 
 
 def test_a_plan_of_ones_own_module_needs_ones_word_for_it(
-    tmp_path: Path, wave_bundle: Path
+    tmp_path: Path, wave_bundle: Path, enough: tuple[str, Path]
 ) -> None:
     pytest.importorskip("torch")
     from edgetuner.bundle import Backbone, Bundle, Tensors, write_bundle
@@ -234,7 +252,7 @@ def test_a_plan_of_ones_own_module_needs_ones_word_for_it(
     description = known.manifest.description.model_copy(update={"backbone": backbone})
     tensors = Tensors(**{field.name: getattr(known, field.name) for field in fields(Tensors)})
     write_bundle(tmp_path / "own", tensors, description)
-    arguments = ("bundle", "show", tmp_path / "own", "--plan")
+    arguments = ("bundle", "show", tmp_path / "own", "--plan", *enough)
     assert "not an allowed factory" in complaint(70, *arguments)
     assert answer(*arguments, "--allow-factory", name)["layers"]
 

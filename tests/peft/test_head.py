@@ -8,7 +8,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from edgetuner.errors import DataError, UsageError  # noqa: E402
-from edgetuner.peft.head import LAMBDAS, solve  # noqa: E402
+from edgetuner.peft.head import LAMBDAS, principal_directions, solve  # noqa: E402
 
 
 def rows(seed, n, d, classes, scale=1.0):
@@ -195,3 +195,104 @@ def test_a_grid_that_makes_no_sense_is_refused(lambdas):
     z, y, _ = rows(1, 6, 2, 2)
     with pytest.raises(UsageError):
         solve(z, y, 2, lambdas=lambdas)
+
+
+# ------------------------------------------------------------------ who is judged
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    lambda_=st.sampled_from([1e-3, 1e-1, 10.0]),
+    pattern=st.lists(st.booleans(), min_size=20, max_size=20).filter(any),
+)
+def test_rows_that_are_not_judged_fit_but_do_not_count(seed, lambda_, pattern):
+    z, y, weights = rows(seed, 20, 5, 3)
+    judged = torch.tensor(pattern)
+    some, all_ = (solve(z, y, 3, weights, [lambda_], judged=who) for who in (judged, None))
+    # the regression is the same, and so is what it says of each row left out
+    for one, other in ((some.weight, all_.weight), (some.bias, all_.bias)):
+        torch.testing.assert_close(one * some.temperature, other * all_.temperature)
+    torch.testing.assert_close(some.loo_squares, all_.loo_squares)
+    share = weights[judged] / weights[judged].sum()
+    assert some.press == pytest.approx(float(share @ all_.loo_squares[judged]))
+    wrong = (all_.loo_scores.argmax(1) != y)[judged]
+    assert some.loo_error == pytest.approx(float(share @ wrong.double()))
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=20, deadline=None)
+def test_the_lambda_is_the_best_for_those_that_are_judged(seed):
+    z, y, weights = rows(seed, 24, 8, 3)
+    judged = torch.arange(24) < 8
+    chosen = solve(z, y, 3, weights, judged=judged)
+    alone = {at: solve(z, y, 3, weights, [at], judged=judged).press for at in LAMBDAS}
+    assert chosen.lambda_ == min(alone, key=alone.__getitem__)
+
+
+def test_the_confidence_is_fitted_to_those_that_are_judged():
+    """Half of the rows have labels by chance; the other half are of classes far apart."""
+    y = torch.arange(400) % 2
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(400, 3, generator=generator).double()
+    clear = torch.arange(400) < 200
+    z[:, 0] += torch.where(clear, 8.0 * y - 4.0, 0.0)
+    sure, unsure = (solve(z, y, 2, judged=who) for who in (clear, ~clear))
+    assert sure.loo_error == 0.0 and unsure.loo_error > 0.3
+    confidence = [head.loo_scores[clear].softmax(1).max(1).values.mean() for head in (sure, unsure)]
+    assert confidence[0] > 0.95 > 0.8 > confidence[1]
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=20, deadline=None)
+def test_the_squares_are_those_of_the_scores_left_out(seed):
+    z, y, weights = rows(seed, 15, 4, 3)
+    head = solve(z, y, 3, weights)
+    targets = torch.nn.functional.one_hot(y, 3)
+    squares = (head.loo_scores * head.temperature - targets).square().sum(dim=1)
+    torch.testing.assert_close(head.loo_squares, squares)
+    assert head.press == pytest.approx(float(weights / weights.sum() @ squares))
+
+
+# ------------------------------------------------------------------ directions of the features
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32), n=st.integers(2, 60), d=st.integers(1, 80), rank=st.integers(1, 40)
+)
+def test_principal_directions_are_orthonormal_and_keep_the_most_of_the_variance(seed, n, d, rank):
+    generator = torch.Generator().manual_seed(seed)
+    spectrum = 0.8 ** torch.arange(d)
+    z = torch.randn(n, d, generator=generator) * spectrum + 50.0
+    basis = principal_directions(z, rank)
+    kept = min(rank, n, d)
+    assert basis.shape == (d, kept) and basis.dtype == torch.float64
+    torch.testing.assert_close(basis.T @ basis, torch.eye(kept).double())
+    centred = z.double() - z.double().mean(dim=0)
+    best = torch.linalg.svdvals(centred)[:kept].square().sum()
+    assert float((centred @ basis).square().sum()) >= 0.99 * float(best)
+    torch.testing.assert_close(principal_directions(z, rank), basis, rtol=0, atol=0)
+
+
+def test_a_head_on_principal_directions_is_a_head_on_all_features():
+    z, y, _ = rows(5, 60, 12, 3)
+    basis = principal_directions(z, 12)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(12).double())
+    # in all directions nothing is lost: the penalty does not know a rotation
+    whole, turned = solve(z, y, 3), solve(z @ basis, y, 3)
+    torch.testing.assert_close(turned.weight @ basis.T, whole.weight)
+    torch.testing.assert_close(turned.loo_scores, whole.loo_scores)
+
+
+def test_where_features_lie_in_few_directions_a_head_on_those_is_the_same():
+    z, y, _ = rows(6, 40, 4, 3)
+    generator = torch.Generator().manual_seed(0)
+    frame = torch.linalg.qr(torch.randn(30, 4, generator=generator).double()).Q
+    embedded = z @ frame.T + 2.0
+    basis = principal_directions(embedded, 4)
+    lambdas = [0.1]
+    few = solve(embedded @ basis, y, 3, lambdas=lambdas)
+    # the mean variance is of 4 features, not of 30
+    all_ = solve(embedded, y, 3, lambdas=[0.1 * 30 / 4])
+    torch.testing.assert_close(few.weight @ basis.T, all_.weight, atol=1e-8, rtol=1e-6)

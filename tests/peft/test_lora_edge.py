@@ -5,6 +5,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
 from torch import nn  # noqa: E402
 
 from edgetuner.errors import ModelError  # noqa: E402
@@ -360,3 +362,84 @@ def test_the_suffix_is_held_in_half_precision_where_that_holds_it():
             conv.weight *= scale / conv.weight.norm()
         held = LoraEdge(nn.Sequential(conv), rank=2, layers=["0"]).updates[0]
         assert held.suffix.dtype == torch.float32
+
+
+# ------------------------------------------------------------------ how far a step goes
+
+
+def one_kernel(weight, **options):
+    """An adapter of a single convolution, its core and the scale of that."""
+    base = nn.Sequential(nn.Conv1d(weight.shape[1], weight.shape[0], weight.shape[2], bias=False))
+    with torch.no_grad():
+        base[0].weight.copy_(weight)
+    adapter = LoraEdge(base, clip=True, **options)
+    ((core, scale),) = adapter.scales()
+    return adapter, core, scale
+
+
+@st.composite
+def kernels(draw):
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    shape = draw(st.integers(1, 8)), draw(st.integers(1, 6)), draw(st.integers(1, 5))
+    return torch.randn(shape, generator=generator) * 10.0 ** draw(st.integers(-3, 3))
+
+
+alphas = st.sampled_from([-2.0, 0.1, 1.0, 4.0])
+decompositions = st.sampled_from(["tt", "full_suffix"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(kernels(), st.integers(1, 4), alphas, decompositions, st.floats(0.001, 0.5))
+def test_a_step_of_one_sign_each_changes_the_kernel_by_as_much_of_itself_on_average(
+    weight, rank, alpha, decomposition, step
+):
+    """Averaged over the rows of a Walsh matrix, whose columns are orthogonal: exactly."""
+    adapter, core, scale = one_kernel(weight, rank=rank, alpha=alpha, decomposition=decomposition)
+    walsh = torch.ones(1, 1)
+    while len(walsh) < core.shape[1]:
+        walsh = torch.kron(walsh, torch.tensor([[1.0, 1.0], [1.0, -1.0]]))
+    squares = []
+    for signs in walsh:
+        with torch.no_grad():
+            core.copy_((step * scale * signs[: core.shape[1]]).expand_as(core))
+        moved = adapter.merged()["0.weight"].detach().double() - weight.double()
+        squares.append(float(moved.square().sum()))
+    mean = sum(squares) / len(squares)
+    size = float(weight.double().square().sum())
+    assert mean == pytest.approx(step**2 * size, rel=2e-3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(kernels(), st.floats(0.01, 100), decompositions)
+def test_a_step_is_relative_to_the_kernel_however_large_it_is(weight, times, decomposition):
+    _, core, scale = one_kernel(weight, rank=2, decomposition=decomposition)
+    adapter, larger, same = one_kernel(times * weight, rank=2, decomposition=decomposition)
+    # the suffix carries the singular values: it grows with the kernel, the core need not
+    assert same == pytest.approx(scale, rel=2e-3)
+    assert larger.shape == core.shape and adapter.core_norm() == 0
+
+
+def test_a_kernel_of_nothing_is_not_moved():
+    _, _, scale = one_kernel(torch.zeros(4, 3, 3), rank=2)
+    assert scale == 0.0
+
+
+def test_shifts_and_a_head_move_by_the_root_mean_square_of_what_they_stand_beside():
+    base = build("small_cnn", CHANNELS, LENGTH, CLASSES).eval()
+    with torch.no_grad():
+        base.features.norm1.weight.fill_(3.0)
+        base.head.weight.fill_(-0.5)
+        base.head.bias.fill_(100.0)
+    adapter = LoraEdge(base, batch_norm_beta=True, head="head")
+    scales = {id(parameter): scale for parameter, scale in adapter.scales()}
+    trained = [p for kind in adapter.groups().values() for p in kind]
+    assert len(scales) == len(trained) and set(scales) == {id(p) for p in trained}
+    assert scales[id(adapter.betas[0])] == pytest.approx(3.0)
+    assert [scales[id(part)] for part in adapter.head] == pytest.approx([0.5, 0.5])
+
+
+def test_shifts_of_a_norm_without_scale_move_by_one():
+    base = nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4)).eval()
+    base[1].weight = None
+    adapter = LoraEdge(base, batch_norm_beta=True)
+    assert dict((id(p), s) for p, s in adapter.scales())[id(adapter.betas[0])] == 1.0

@@ -75,7 +75,8 @@ def cores(start: Reached, material: Material, settings: AdaptConfig, report: Rep
         "first_loss": losses[0],
         "last_loss": losses[-1],
     }
-    return replace(reached, facts=reached.facts | facts)
+    # what was stored is of other kernels now
+    return replace(reached, material=replace(material, suffixes={}), facts=reached.facts | facts)
 
 
 def adapter_of(

@@ -28,7 +28,11 @@ def unlabelled(
     Whether guesses help is told by labelled windows whose label neither the guessing head nor the
     one that learned from it has seen: in five folds, against the same without guesses.
     """
-    if start.left_out is None:
+    again = len(material.guessed_y) > 0
+    if again:  # guesses are made anew, and judged against having none
+        none = material.guessed_x[:0], material.guessed_y[:0]
+        material = replace(material, guessed_x=none[0], guessed_y=none[1])
+    if start.left_out is None or again:
         start = with_head(start.module, material, settings)
     assert start.share is not None and start.left_out is not None
     x = _without(spread(material.unlabelled, _WINDOWS), material.x)
@@ -37,9 +41,10 @@ def unlabelled(
     z = _projected(embeddings(start.module, x, material.head), start.basis)
     known_x, known_y = material.all_rows()
     known = _projected(embeddings(start.module, known_x, material.head), start.basis)
-    fit = _Fit(material, known, known_y, z, start.share)
+    fit = _Fit(material, known, known_y.cpu(), z, start.share)
     guessed = fit.guess(fit.head(material))
-    more = replace(material, guessed_x=x[guessed.rows], guessed_y=guessed.y)
+    guessed_y = guessed.y.to(material.y.device)
+    more = replace(material, guessed_x=x[guessed.rows], guessed_y=guessed_y)
     reached = with_head(start.module, more, settings, basis=start.basis)
     squares = start.left_out.squares.clone()
     squares[: len(material.y)] += fit.change_of_squares()
