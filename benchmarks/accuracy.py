@@ -44,6 +44,9 @@ SUITE: dict[str, tuple[tuple[int | None, ...], int]] = {
 QUICK: dict[str, tuple[tuple[int | None, ...], int]] = {"small_cnn": ((5, None), 1)}
 
 
+Rates = dict[tuple[str, str], dict[str, float]]  # by backbone and data set, then by method
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is compared on one shift.
@@ -180,33 +183,45 @@ def main() -> None:
     options = _parser().parse_args()
     if options.quick:
         options.datasets = ("seglearn",)
-    rows: list[Row] = []
-    asked = plans(options)
+    rows, rates = _before(options.json) if options.resume else ([], {})
+    done = {(row["backbone"], row["dataset"], row["shift"]) for row in rows}
+    asked = [
+        plan
+        for plan in plans(options)
+        if (plan.backbone, plan.shift.dataset, plan.shift.name) not in done
+    ]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.workers, mp_context=spawn) as pool:
-        first = {(plan.backbone, plan.shift.dataset): plan for plan in reversed(asked)}
-        keys = sorted(first, key=lambda key: asked.index(first[key]))
-        rates = dict(zip(keys, pool.map(tune, [first[key] for key in keys]), strict=True))
+        first = {
+            key: plan
+            for plan in reversed(asked)
+            if (key := (plan.backbone, plan.shift.dataset)) not in rates
+        }
+        rates |= dict(zip(first, pool.map(tune, first.values()), strict=True))
         asked = [replace(p, rates=rates[p.backbone, p.shift.dataset]) for p in asked]
         for plan, found in zip(asked, pool.map(run, asked), strict=True):
             rows += found
             print(f"{plan.backbone}, {plan.shift.dataset}: {plan.shift.name}", flush=True)
-    chosen = [
-        {"backbone": backbone, "dataset": dataset, **found}
-        for (backbone, dataset), found in rates.items()
-    ]
-    result = {"rows": rows, "learning_rates": chosen, "summary": summary(rows)}
+            if options.json:
+                _write(options.json, rows, rates)
     print(table(rows))
-    print(json.dumps(result["summary"], indent=1))
-    if options.json:
-        _write(options.json, result, rows)
+    print(json.dumps(summary(rows), indent=1))
 
 
-def _write(path: Path, result: dict[str, Any], rows: Sequence[Row]) -> None:
+def _write(path: Path, rows: Sequence[Row], rates: Rates) -> None:
     """The JSON, and beside it the same as a table and a picture."""
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    chosen = [{"backbone": key[0], "dataset": key[1], "rates": rates[key]} for key in rates]
+    result = {"rows": rows, "learning_rates": chosen, "summary": summary(rows)}
+    path.write_text(json.dumps(result) + "\n")
     path.with_suffix(".md").write_text(table(rows) + "\n")
     picture(rows, path.with_suffix(".png"))
+
+
+def _before(path: Path) -> tuple[list[Row], Rates]:
+    """What an earlier run left in the file."""
+    result = json.loads(path.read_text())
+    chosen = result["learning_rates"]
+    return result["rows"], {(one["backbone"], one["dataset"]): one["rates"] for one in chosen}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -222,6 +237,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--classes", type=int, help="how many classes the target has shown so far")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with what --json holds, shift by shift"
+    )
     parser.add_argument(
         "--json", type=Path, help="where rows and summary go, with a table and a picture beside"
     )

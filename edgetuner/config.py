@@ -169,7 +169,8 @@ class AdaptConfig(_Section):
         gt=0,
         le=1,
         description="share of windows that a rung has to get right, as far as unseen labelled ones "
-        "prove it (95 % confidence), with the gate satisfied, for no further rung to be climbed",
+        "prove it (95 % confidence, each taken for independent), with the gate satisfied, for no "
+        "further rung to be climbed",
     )
     trained_fraction: float = Field(
         default=0.0149,
@@ -217,7 +218,7 @@ class AdaptConfig(_Section):
         default=1.5,
         gt=0,
         description="peak, of Adam: by how much of themselves the kernels may change in a step, "
-        "all of them together",
+        "all of them together; one alone never by more than .15",
     )
     label_smoothing: float = Field(
         default=0.1, ge=0, lt=1, description="share of each label that goes to all classes alike"

@@ -172,7 +172,7 @@ def heard(live: Live) -> Iterator[Heard]:
 FAILURES = {
     "deadline": ({"adapt": {"deadline_s": 0.2}}, "adapt.deadline_s"),
     "memory": ({"adapt": {"memory_budget_mb": 64}}, "adapt.memory_budget_mb"),
-    "not finite": ({"adapt": {"learning_rate": 1e30}}, "not finite"),
+    "layers": ({"adapt": {"rungs": ["cores"], "layers": ["nosuch.*"]}}, "fits no convolution"),
 }
 
 

@@ -46,7 +46,7 @@ _PATIENCE_S = 2.0  # an operator's request waits; shorter than his client does
 # Of a rung, for operators; the job folder has all of it.
 _EVIDENCE = (
     *("rung", "seconds", "energy_j", "taken", "held_f1", "loo_error"),
-    *("trained_fraction", "source_share", "guessed", "refused"),
+    *("trained_fraction", "source_share", "guessed"),
 )
 _AS_AT_HOME = 0.1  # macro-F1 below its own held-out one at which a champion still does well
 
@@ -564,6 +564,10 @@ class Coordinator:
         self._enter("drifted" if self._drifted else "watching", event, **facts)
 
     def _on_progress(self, progress: dict[str, Any]) -> None:
+        if progress.get("rung") == "cpu":  # all over again
+            self._rungs.clear()
+        elif "refused" in progress:
+            self._rungs.append({k: progress[k] for k in ("rung", "refused")})
         if "seconds" in progress:  # a rung is over
             progress = progress | self._energy_of_rung()
             self._rungs.append({k: v for k, v in progress.items() if k in _EVIDENCE})

@@ -16,6 +16,7 @@ from edgetuner.metrics import macro_f1
 
 IntArray = NDArray[np.int64]
 _EVERY = 4
+_LOST = 2  # guards: one alone is no evidence, whatever it is in macro-F1
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +71,14 @@ def judge(y: IntArray, champion: IntArray, candidate: IntArray, settings: GateCo
 
 def guards(y: IntArray) -> NDArray[np.bool_]:
     """Which exemplars of the source, of classes y (N,), guard it: every fourth of a class, which
-    is never trained on again.
+    `retain` does not train on; of fewer, the last.
     """
     mask = np.zeros(len(y), bool)
     for label in np.unique(y):
-        mask[np.flatnonzero(y == label)[_EVERY - 1 :: _EVERY]] = True
+        mine = np.flatnonzero(y == label)
+        if len(mine) > 1:
+            every = min(_EVERY, len(mine))
+            mask[mine[every - 1 :: every]] = True
     return mask
 
 
@@ -92,7 +96,10 @@ def guarded(
         )
     before, after = macro_f1(y, champion), macro_f1(y, candidate)
     verdict = replace(verdict, source_champion_f1=before, source_candidate_f1=after)
-    if before - after <= settings.max_source_loss:
+    lost = int(
+        ((champion == y) & (candidate != y)).sum() - ((champion != y) & (candidate == y)).sum()
+    )
+    if before - after <= settings.max_source_loss or lost < _LOST:
         return verdict
     reason = (
         f"macro-F1 on the source {before:.3f} -> {after:.3f}, at most "

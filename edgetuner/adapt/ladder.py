@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from edgetuner.adapt.gate import judge
 from edgetuner.adapt.material import Material
 from edgetuner.adapt.rungs import RUNGS
-from edgetuner.adapt.rungs.head import CHUNK
+from edgetuner.adapt.rungs.head import CHUNK, with_head
 from edgetuner.adapt.rungs.reached import Reached, Report
 from edgetuner.config import AdaptConfig, GateConfig
-from edgetuner.errors import BudgetError
+from edgetuner.errors import EdgetunerError
 from edgetuner.metrics import macro_f1
 
 # By how many standard errors windows left out must speak for a rung. Statistics of the context are
@@ -84,37 +84,37 @@ def climb(
     """Takes the rungs of `settings.rungs` in turn, each as soon as it is asked for.
 
     It stops as soon as the gate would be satisfied and hardly a window is left to win. A rung that
-    does not fit a budget is passed over, and the facts of the one before it say so.
+    fails or does not fit a budget is passed over, and the facts of the one before it say so.
 
     Args:
         module: the champion, in eval mode; not changed.
         gate: what a candidate will have to pass; the default one if None.
 
     Raises:
-        BudgetError: not even the first one fits.
+        EdgetunerError: not even the first one works.
     """
     before: Climbed | None = None
     best = Reached(module)
-    champion = predict(module, material.held_x), predict(module, material.x)
+    asked = material
     for rung in settings.rungs:
         begun = time.perf_counter()
         try:
             reached = RUNGS[rung](best, material, settings, report)
-        except BudgetError as error:  # what was reached so far may do
+        except EdgetunerError as error:  # what was reached so far may do
             if before is None:
                 raise
             report(rung, refused=str(error))
-            before.facts["refused"] = {rung: str(error)}
+            before.facts.setdefault("refused", {})[rung] = str(error)
             continue
         seconds = time.perf_counter() - begun
-        taken = settings.choose == "last" or _better(rung, reached, best, material)
+        taken = settings.choose == "last" or _better(rung, reached, best, material, settings)
         if taken:
             best, material = reached, reached.material or material
         before = Climbed(rung, reached, held_f1(reached.module, material), seconds, taken)
         report(**before.to_wire())
         yield before
         if settings.choose == "best" and _enough(
-            best, champion, material, settings, gate or GateConfig()
+            best, module, asked, settings, gate or GateConfig()
         ):
             break
 
@@ -124,10 +124,17 @@ def chosen(climbed: Sequence[Climbed]) -> Climbed:
     return [one for one in climbed if one.taken][-1]
 
 
-def _better(rung: str, reached: Reached, best: Reached, material: Material) -> bool:
+def _better(
+    rung: str, reached: Reached, best: Reached, material: Material, settings: AdaptConfig
+) -> bool:
     """Whether windows unseen speak for a rung: those left out, and those held out altogether."""
-    if best.left_out is None or reached.left_out is None:
+    if reached.left_out is None:
         return True
+    if best.left_out is None:
+        if rung not in _LEAD:
+            return True
+        best = with_head(best.module, material, settings)
+        assert best.left_out is not None
     if reached.left_out.lead(best.left_out) <= _LEAD.get(rung, 0.0):
         return False
     ours, theirs = (
@@ -139,7 +146,7 @@ def _better(rung: str, reached: Reached, best: Reached, material: Material) -> b
 
 def _enough(
     best: Reached,
-    champion: tuple[NDArray[np.int64], NDArray[np.int64]],
+    champion: nn.Module,
     material: Material,
     settings: AdaptConfig,
     gate: GateConfig,
@@ -150,12 +157,14 @@ def _enough(
     held_y, own_y = material.held_y.cpu().numpy(), material.y.cpu().numpy()
     held = predict(best.module, material.held_x)
     own = best.left_out.predicted[: len(own_y)].numpy()
-    if len(held_y):
-        verdict = judge(held_y, champion[0], held, gate)
-    else:
-        verdict = judge(own_y, champion[1], own, gate)
     right = np.concatenate([held == held_y, own == own_y])
-    return verdict.passed and proven_share(int(right.sum()), len(right)) >= settings.enough
+    if not len(right) or proven_share(int(right.sum()), len(right)) < settings.enough:
+        return False
+    if len(held_y):
+        verdict = judge(held_y, predict(champion, material.held_x), held, gate)
+    else:
+        verdict = judge(own_y, predict(champion, material.x), own, gate)
+    return verdict.passed
 
 
 def proven_share(right: int, of: int) -> float:

@@ -192,9 +192,9 @@ def _climb_on_cuda(module: nn.Module, material: Material, ask: jobs.Ask) -> list
     budget = ask.settings.memory_budget_mb * _MB
     torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total))
     there = copy.deepcopy(module).to("cuda"), material.to("cuda")
+    climbed = list(climb(*there, ask.settings, _report, ask.gate))  # each starts from the last
     return [
-        replace(rung, reached=replace(rung.reached, module=rung.module.cpu()))
-        for rung in climb(*there, ask.settings, _report, ask.gate)
+        replace(rung, reached=replace(rung.reached, module=rung.module.cpu())) for rung in climbed
     ]
 
 

@@ -70,6 +70,8 @@ def solve(
     weights: Tensor | None = None,
     lambdas: Sequence[float] = LAMBDAS,
     judged: Tensor | None = None,
+    *,
+    intercept: bool = True,
 ) -> RidgeHead:
     """Ridge regression `B z + b` on one-hot labels, with the lambda of the least PRESS.
 
@@ -88,6 +90,7 @@ def solve(
         lambdas: grid to choose from, each above 0.
         judged: `(N,)` bool, the rows whose errors choose lambda and temperature; all if None.
             Others, such as those of the source, only help to fit.
+        intercept: False for a head without a bias; `b` is then 0.
 
     Raises:
         DataError: features, labels or weights that do not fit, or a class without a row.
@@ -99,7 +102,9 @@ def solve(
     share = share.to("cpu", torch.float64) / share.sum(dtype=torch.float64).cpu()
     counts = share if judged is None else torch.where(judged.cpu(), share, 0.0)
     counts = counts / counts.sum()
-    ridge = _Ridge(features.detach().to("cpu", torch.float64), one_hot(labels, classes), share)
+    ridge = _Ridge(
+        features.detach().to("cpu", torch.float64), one_hot(labels, classes), share, intercept
+    )
 
     trials = [(*ridge.leave_one_out(lambda_, counts), lambda_) for lambda_ in lambdas]
     press, scores, lambda_ = min(trials, key=lambda trial: trial[0])
@@ -125,9 +130,13 @@ def solve(
 class _Ridge:
     """The regression taken apart once, so that each lambda costs two small products."""
 
-    def __init__(self, z: Tensor, targets: Tensor, share: Tensor) -> None:
+    def __init__(self, z: Tensor, targets: Tensor, share: Tensor, intercept: bool) -> None:
         self.z, self.targets, self.share = z, targets.double(), share
         self.z_mean, self.target_mean = share @ z, share @ self.targets
+        self.of_intercept = share  # what a row adds to its own prediction by way of `b`
+        if not intercept:
+            self.z_mean, self.target_mean = 0 * self.z_mean, 0 * self.target_mean
+            self.of_intercept = 0 * share
         root = share.sqrt().unsqueeze(1)
         self.u, s, self.vh = torch.linalg.svd(root * (z - self.z_mean), full_matrices=False)
         # what is left of constant or collinear features after centring is rounding, not a direction
@@ -153,7 +162,7 @@ class _Ridge:
         residuals = self.targets - self.z @ weight.T - bias
         power = self.s.square()
         shrink = torch.where(power > 0, power / (power + lambda_ * self.variance), 0.0)
-        freedom = 1.0 - self.share - self.u.square() @ shrink  # 1 - h
+        freedom = 1.0 - self.of_intercept - self.u.square() @ shrink  # 1 - h
         if float(freedom.min()) < _LEAST_FREEDOM:
             return math.inf, self.targets
         residuals = residuals / freedom.unsqueeze(1)

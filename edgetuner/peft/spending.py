@@ -49,12 +49,13 @@ def afford(
         BudgetError: not even one core fits.
     """
     selected = select(base, patterns)
-    layers = selected.layers
+    layers = tuple(layer for layer in selected.layers if has_plain_kernel(base, layer))
+    affordable = layers
     rank = affordable_rank(base, layers, rank, allowed)
     while layers and _cost(base, layers, rank) > allowed:
         layers = layers[1:]
-    if not layers and selected.layers:
-        least = min(_cost(base, (layer,), 1) for layer in selected.layers)
+    if not layers and affordable:
+        least = min(_cost(base, (layer,), 1) for layer in affordable)
         raise BudgetError(
             f"the smallest core has {least} weights, and {max(0, allowed)} are left beside the "
             f"head, of a model of {weights_of(base)}",
@@ -98,6 +99,12 @@ def left_for_cores(base: nn.Module, head: str, fraction: float) -> int:
 def weights_of(base: nn.Module) -> int:
     """All weights of a module."""
     return sum(parameter.numel() for parameter in base.parameters())
+
+
+def has_plain_kernel(base: nn.Module, layer: str) -> bool:
+    """Whether a layer's kernel is a parameter of floats, and not computed from others."""
+    kernel = base.get_submodule(layer)._parameters.get("weight")
+    return kernel is not None and kernel.is_floating_point()
 
 
 def _cost(base: nn.Module, layers: Sequence[str], rank: int) -> int:

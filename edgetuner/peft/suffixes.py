@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from edgetuner.peft.lora_edge import convolutions
-from edgetuner.peft.spending import affordable_rank, left_for_cores
+from edgetuner.peft.spending import affordable_rank, has_plain_kernel, left_for_cores
 from edgetuner.peft.tt import Decomposition, suffix
 
 
@@ -47,7 +47,8 @@ def suffixes_to_keep(
         fraction: share of the weights that may be trained.
     """
     allowed = left_for_cores(module, head, fraction)
-    affordable = affordable_rank(module, convolutions(module), rank, allowed)
+    layers = [layer for layer in convolutions(module) if has_plain_kernel(module, layer)]
+    affordable = affordable_rank(module, layers, rank, allowed)
     return suffixes_of(module, affordable, decomposition)
 
 

@@ -58,7 +58,8 @@ def test_without_evidence_nothing_passes_and_nothing_is_measured() -> None:
 def test_every_fourth_exemplar_of_a_class_guards_the_source() -> None:
     y = np.array([0, 1, 0, 1, 0, 1, 0, 1, 0, 2, 2])
     mask = guards(y)
-    assert np.flatnonzero(mask).tolist() == [6, 7]
+    assert np.flatnonzero(mask).tolist() == [6, 7, 10], "of two, the last"
+    assert not guards(np.array([0])).any(), "the only one is needed"
     assert not guards(np.empty(0, np.int64)).any()
 
 
@@ -66,6 +67,8 @@ def test_a_candidate_that_forgets_the_source_is_refused_under_retain() -> None:
     passed = judge(Y, wrong_at(12), wrong_at(0), SETTINGS)
     kept = guarded(passed, Y, wrong_at(0), wrong_at(1), SETTINGS)
     assert kept.passed and kept.source_champion_f1 == 1 and kept.source_candidate_f1 > 0.95
+    one = guarded(passed, Y[:6], Y[:6], wrong_at(1)[:6], SETTINGS)
+    assert one.passed and one.source_candidate_f1 < 0.9, "one window is no evidence"
     lost = guarded(passed, Y, wrong_at(0), wrong_at(6), SETTINGS)
     assert not lost.passed and "on the source 1.000 -> 0.7" in lost.reason
     assert lost.to_wire()["source_candidate_f1"] == lost.source_candidate_f1

@@ -215,7 +215,9 @@ class Scripted:
     """A rung that reaches a given module with given errors on the windows left out."""
 
     def __init__(self, module: nn.Module, squares: torch.Tensor, predicted: torch.Tensor) -> None:
-        self.reached = Reached(module, 0.1, LeftOut(squares.double(), predicted))
+        self.reached = Reached(
+            module, 0.1, LeftOut(squares.double(), predicted, torch.ones(len(squares)).double())
+        )
         self.asked = 0
 
     def __call__(

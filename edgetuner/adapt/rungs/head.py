@@ -55,7 +55,8 @@ def with_head(
         "loo_error": round(solved.ridge.loo_error, 4),
         "source_share": solved.share,
     }
-    left_out = LeftOut(squares, scores.argmax(dim=1))
+    counts = material.weights(solved.share, EVENNESS)[judged]
+    left_out = LeftOut(squares, scores.argmax(dim=1), counts)
     return Reached(adapted, solved.share, left_out, solved.basis, facts=facts)
 
 
@@ -88,6 +89,7 @@ def _solve(
     if basis is not None:
         features = features.cpu().double() @ basis
     judged = material.own if settings.policy == "follow" else material.given
+    has_bias = head_of(module, material).bias is not None
     trials = [
         (
             solve(
@@ -96,6 +98,7 @@ def _solve(
                 material.classes,
                 weights=material.weights(share, EVENNESS),
                 judged=judged,
+                intercept=has_bias,
             ),
             share,
         )
@@ -103,7 +106,7 @@ def _solve(
     ]
     ridge, share = min(trials, key=lambda trial: trial[0].press)
     weight = ridge.weight if basis is None else ridge.weight.double() @ basis.T
-    trained = ridge.weight.numel() + ridge.bias.numel()
+    trained = ridge.weight.numel() + (ridge.bias.numel() if has_bias else 0)
     return _Solved(ridge, weight, judged, share, basis, trained)
 
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from edgetuner.adapt.material import Material
 
+_FEWEST = 5  # windows that a lead can be told from
+
 
 class Report(Protocol):
     """Takes what the child wants the service to know: a rung, and facts about it."""
@@ -27,20 +29,26 @@ class LeftOut:
     Attributes:
         squares: squared error of the regression on one-hot labels, float64 (N,).
         predicted: class index, int64 (N,).
+        counts: how much each counts, float64 (N,).
     """
 
     squares: Tensor
     predicted: Tensor
+    counts: Tensor
 
     def lead(self, other: LeftOut) -> float:
         """By how many standard errors the mean squared error is lower than another's on the same
-        windows; 0 if they are equal.
+        windows; 0 if they are equal, or too few to tell.
         """
-        gain = other.squares - self.squares
-        mean, spread = float(gain.mean()), float(gain.std()) if len(gain) > 1 else 0.0
-        if not spread:
+        if len(self.squares) < _FEWEST:
+            return 0.0
+        gain, share = other.squares - self.squares, self.counts / self.counts.sum()
+        mean = share @ gain
+        few = len(gain) / (len(gain) - 1)  # the spread is of a sample
+        error = float((share * (gain - mean)).norm()) * math.sqrt(few)
+        if not error:
             return math.copysign(math.inf, mean) if mean else 0.0
-        return mean / (spread / math.sqrt(len(gain)))
+        return float(mean) / error
 
 
 @dataclass(frozen=True, eq=False)

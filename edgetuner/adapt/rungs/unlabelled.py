@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from edgetuner.adapt.material import Material
-from edgetuner.adapt.rungs.head import EVENNESS, embeddings, spread, with_head
-from edgetuner.adapt.rungs.reached import Reached, Report
+from edgetuner.adapt.rungs.head import EVENNESS, embeddings, head_of, spread, with_head
+from edgetuner.adapt.rungs.reached import LeftOut, Reached, Report
 from edgetuner.config import AdaptConfig
 from edgetuner.peft.head import RidgeHead, solve
 
@@ -41,14 +41,13 @@ def unlabelled(
     z = _projected(embeddings(start.module, x, material.head), start.basis)
     known_x, known_y = material.all_rows()
     known = _projected(embeddings(start.module, known_x, material.head), start.basis)
-    fit = _Fit(material, known, known_y.cpu(), z, start.share)
-    guessed = fit.guess(fit.head(material))
+    has_bias = head_of(start.module, material).bias is not None
+    fit = _Fit(_labels_on_cpu(material), known, known_y.cpu(), z, start.share, settings, has_bias)
+    guessed = fit.guess(fit.head(fit.material))
     guessed_y = guessed.y.to(material.y.device)
     more = replace(material, guessed_x=x[guessed.rows], guessed_y=guessed_y)
     reached = with_head(start.module, more, settings, basis=start.basis)
-    squares = start.left_out.squares.clone()
-    squares[: len(material.y)] += fit.change_of_squares()
-    left_out = replace(start.left_out, squares=squares)
+    left_out = fit.left_out(start.left_out)
     facts = reached.facts | {"guessed": len(guessed.y)}
     return replace(reached, left_out=left_out, material=more, facts=facts)
 
@@ -68,6 +67,8 @@ class _Fit:
     y: Tensor
     z: Tensor
     share: float
+    settings: AdaptConfig
+    has_bias: bool
 
     def head(
         self, material: Material, keep: Tensor | None = None, more: _Guessed | None = None
@@ -77,8 +78,14 @@ class _Fit:
         if more is not None:
             features, y = torch.cat([features, self.z[more.rows]]), torch.cat([y, more.y])
             material = replace(material, guessed_y=more.y)
-        weights = material.weights(self.share, EVENNESS)
-        return solve(features, y, material.classes, weights, judged=material.own)
+        return solve(
+            features,
+            y,
+            material.classes,
+            material.weights(self.share, EVENNESS),
+            judged=material.own if self.settings.policy == "follow" else material.given,
+            intercept=self.has_bias,
+        )
 
     def guess(self, head: RidgeHead) -> _Guessed:
         """The surest guesses of every class."""
@@ -91,29 +98,37 @@ class _Fit:
         found = torch.cat(rows)
         return _Guessed(found, guess[found])
 
-    def change_of_squares(self) -> Tensor:
-        """By how much guesses change the squared error of each labelled window, (n,), float64."""
-        own = self.material.y.cpu()
-        change = torch.zeros(len(own), dtype=torch.float64)
+    def left_out(self, start: LeftOut) -> LeftOut:
+        """What was said without guesses, and what these change of it in five folds."""
+        own = self.material.y
+        squares, predicted = start.squares.clone(), start.predicted.clone()
         fold = _folds(own)
         for part in range(_FOLDS):
             out = fold == part
-            if not out.any() or out.all():
-                continue
-            fewer = replace(self.material, x=self.material.x[~out], y=own[~out])
             keep = torch.cat([~out, torch.ones(len(self.y) - len(own), dtype=torch.bool)])
+            if not out.any() or set(self.y[keep].tolist()) != set(self.y.tolist()):
+                continue  # a class would have no row at all
+            fewer = replace(self.material, y=own[~out])
             before = self.head(fewer, keep)
             after = self.head(fewer, keep, self.guess(before))
-            squares = [
-                _squares(head, self.known[: len(own)][out], own[out]) for head in (after, before)
-            ]
-            change[out] = squares[0] - squares[1]
-        return change
+            rows = torch.nonzero(out)[:, 0]
+            with_guesses, without = (_scores(head, self.known[rows]) for head in (after, before))
+            targets = one_hot(own[rows], self.material.classes)
+            squares[rows] += (with_guesses - targets).square().sum(dim=1)
+            squares[rows] -= (without - targets).square().sum(dim=1)
+            predicted[rows] = with_guesses.argmax(dim=1)
+        return replace(start, squares=squares, predicted=predicted)
 
 
-def _squares(head: RidgeHead, z: Tensor, y: Tensor) -> Tensor:
-    scores = (z @ head.weight.T + head.bias).double() * head.temperature
-    return (scores - one_hot(y, scores.shape[1])).square().sum(dim=1)
+def _scores(head: RidgeHead, z: Tensor) -> Tensor:
+    """Of the regression, float64 (n, K)."""
+    return (z @ head.weight.T + head.bias).double() * head.temperature
+
+
+def _labels_on_cpu(material: Material) -> Material:
+    """Heads are solved there, wherever the windows are."""
+    labels = {name: getattr(material, name).cpu() for name in ("y", "source_y", "guessed_y")}
+    return replace(material, **labels)
 
 
 def _folds(y: Tensor) -> Tensor:

@@ -144,15 +144,15 @@ def test_the_evidence_of_a_window_does_not_depend_on_its_own_label(
     """What both heads say of it, the one with guesses and the one without, whatever its label."""
     monkeypatch.setattr(RUNG, "_folds", lambda y: torch.arange(len(y)) % 5)
     said: list[Tensor] = []
-    squares = RUNG._squares
+    scores = RUNG._scores
 
-    def listening(head: Any, z: Tensor, y: Tensor) -> Tensor:
+    def listening(head: Any, z: Tensor) -> Tensor:
         mine = (z - features[window]).abs().max(dim=1).values < 1e-9
         said.extend(((z @ head.weight.T + head.bias) * head.temperature)[mine])
-        return squares(head, z, y)
+        return scores(head, z)
 
     features = embeddings(follower, few.x, "head").double()
-    monkeypatch.setattr(RUNG, "_squares", listening)
+    monkeypatch.setattr(RUNG, "_scores", listening)
     answers = []
     for label in range(3):
         y = few.y.clone()
