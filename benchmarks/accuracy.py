@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.learners import LEARNERS, Curve
-from benchmarks.outcome import FULL, Row, picture, summary, table
+from benchmarks.outcome import FULL, Row, page, picture, summary, table
 from benchmarks.shifts import SHIFTS, Case, Shift, case
 from edgetuner.adapt.ladder import predict
 from edgetuner.data import parse_selectors
@@ -213,7 +213,7 @@ def _write(path: Path, rows: Sequence[Row], rates: Rates) -> None:
     chosen = [{"backbone": key[0], "dataset": key[1], "rates": rates[key]} for key in rates]
     result = {"rows": rows, "learning_rates": chosen, "summary": summary(rows)}
     path.write_text(json.dumps(result) + "\n")
-    path.with_suffix(".md").write_text(table(rows) + "\n")
+    path.with_suffix(".md").write_text(page(rows))
     picture(rows, path.with_suffix(".png"))
 
 

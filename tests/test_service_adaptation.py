@@ -77,15 +77,12 @@ def test_drift_leads_to_a_better_model_and_a_worse_one_is_taken_back(wave_bundle
         assert (model["champion"], model["previous"], model["candidate"]) == (new, base, None)
         check_same_form(wave_bundle, live.state_dir / "models" / "versions" / new, base)
 
-        # Turned back, a second adaptation forgets the first; then the wearer's labels speak
-        # against it.
+        # The wearer calls everything by another name for a while, and a second adaptation believes
+        # it; then the right labels speak against it.
         reconfigured(live, probation={"labels": 60})
-        sensor.turned = False
-        late = sensor.publish(45)
-        heard.wait("event.drift")
-        sensor.label(late)
+        sensor.label(sensor.publish(160), wrong=True)
+        live.call("adapt", reason="as the wearer says")
         second = heard.wait("event.swap").data["version"]
-        sensor.turned = True
         sensor.label(sensor.publish(48))
         back = heard.wait("event.rollback").data
         assert (back["version"], back["taken_back"]) == (new, second)
