@@ -1,4 +1,5 @@
-"""The ladder: closed-form head, batch-norm statistics, LoRA-Edge cores, the cheapest rung first.
+"""The ladder: closed-form head, guesses for unlabelled windows, batch-norm statistics, LoRA-Edge
+cores.
 
 Every rung gives a whole model that could be served. Whether it is taken is decided by what it says
 of windows that it has not seen, never by assumption; the next one starts from the last one taken.
@@ -23,7 +24,7 @@ from edgetuner.adapt.rungs import RUNGS
 from edgetuner.adapt.rungs.head import CHUNK, with_head
 from edgetuner.adapt.rungs.reached import Reached, Report
 from edgetuner.config import AdaptConfig, GateConfig
-from edgetuner.errors import EdgetunerError
+from edgetuner.errors import AdaptationError, EdgetunerError
 from edgetuner.metrics import macro_f1
 
 # By how many standard errors windows left out must speak for a rung. Statistics of the context are
@@ -120,8 +121,20 @@ def climb(
 
 
 def chosen(climbed: Sequence[Climbed]) -> Climbed:
-    """The candidate: the last rung that was taken."""
-    return [one for one in climbed if one.taken][-1]
+    """The candidate: the last rung that was taken.
+
+    Raises:
+        AdaptationError: none was.
+    """
+    taken = [one for one in climbed if one.taken]
+    if not taken:
+        raise AdaptationError(
+            "windows unseen speak for none of them",
+            field="adapt.rungs",
+            value=[one.rung for one in climbed],
+            remedy="let them begin with head, or wait for more labels",
+        )
+    return taken[-1]
 
 
 def _better(

@@ -25,7 +25,7 @@ from edgetuner.adapt.material import Material  # noqa: E402
 from edgetuner.adapt.rungs import RUNGS  # noqa: E402
 from edgetuner.adapt.rungs.reached import LeftOut, Reached  # noqa: E402
 from edgetuner.config import AdaptConfig, GateConfig  # noqa: E402
-from edgetuner.errors import BudgetError  # noqa: E402
+from edgetuner.errors import AdaptationError, BudgetError  # noqa: E402
 from edgetuner.peft.lean_lora_edge import LeanLoraEdge  # noqa: E402
 from edgetuner.peft.suffixes import suffixes_of  # noqa: E402
 from tests.adapt.material import QUICK  # noqa: E402
@@ -384,3 +384,22 @@ def test_at_the_proven_share_what_was_seen_is_just_likely(of: int, data: st.Data
     if right < of:
         assert proven_share(right + 1, of) > share
     assert proven_share(2 * right, 2 * of) > share - 1e-12, "the more windows, the more is proven"
+
+
+def test_where_windows_unseen_speak_for_no_rung_there_is_no_candidate(
+    base: nn.Module, material: Material
+) -> None:
+    """Statistics of the very windows that the champion knows best cannot lead clearly."""
+    at_home = replace(
+        material,
+        x=material.source_x,
+        y=material.source_y,
+        unlabelled=material.source_x,
+        held_x=material.source_x[:0],
+        held_y=material.source_y[:0],
+    )
+    only = QUICK.model_copy(update={"rungs": ("statistics",), "choose": "best"})
+    climbed = list(climb(base, at_home, only, silent))
+    assert [one.taken for one in climbed] == [False]
+    with pytest.raises(AdaptationError, match=r"adapt\.rungs: windows unseen speak for none"):
+        chosen(climbed)

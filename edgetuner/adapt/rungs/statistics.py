@@ -27,7 +27,9 @@ def statistics(
     """
     adapted = copy.deepcopy(start.module)
     windows = spread(material.unlabelled, _WINDOWS)
-    parts = torch.tensor_split(windows, -(-len(windows) // CHUNK))  # none of them much smaller
+    parts = torch.tensor_split(
+        windows, max(1, -(-len(windows) // CHUNK))
+    )  # none of them much smaller
     buffers = reestimate(start.module, parts)
     adapted.load_state_dict(buffers, strict=False)
     reached = with_head(adapted.eval(), material, settings)
