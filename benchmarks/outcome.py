@@ -198,7 +198,7 @@ def _by_budget(rows: Sequence[Row]) -> list[str]:
     budgets = sorted({s[-1] for s in gaps}, key=lambda b: math.inf if b is None else b)
     lines = [
         "Points of macro-F1 that the ladder is behind full fine-tuning, by labels a class "
-        "(negative: ahead):",
+        "(negative: ahead), and over how many shifts:",
         "",
         f"| backbone | {' | '.join('all' if b is None else str(b) for b in budgets)} |",
         f"|---|{'---|' * len(budgets)}",
@@ -207,7 +207,7 @@ def _by_budget(rows: Sequence[Row]) -> list[str]:
         cells = []
         for budget in budgets:
             here = [g for s, g in gaps.items() if s[2] == backbone and s[-1] == budget]
-            cells.append(f"{mean(here):+.1f}" if here else "")
+            cells.append(f"{mean(here):+.1f} ({len(here)})" if here else "")
         lines.append(f"| {backbone} | {' | '.join(cells)} |")
     return lines
 

@@ -16,7 +16,7 @@ from edgetuner.pretrain import Evidence, Recipe, create_bundle
 CACHE = Path(__file__).parents[1] / "build" / "benchmarks"
 HOLD_OUT = 0.2
 RECIPE = Recipe(epochs=10, augmentation=Augmentation(rotation_deg=15, scale=0.1, jitter=0.05))
-# The two published nets half as wide, so that a suite of all of them ends within the hour; the
+# The two published nets half as wide, so that a suite of all of them takes about an hour; the
 # small one twice as wide as its default, of which the head alone would be more than 1.49 %.
 ARGS: dict[str, dict[str, Any]] = {
     "small_cnn": {"width": 64},

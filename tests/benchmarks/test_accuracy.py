@@ -180,7 +180,7 @@ def test_the_table_and_the_picture_show_every_method(tmp_path):
     ]
     page = table(rows)
     assert "| LoRA-C | 1.00 % | 0.800" in page and "| +10.0 | +10.0 | 2 / 2 |" in page
-    assert "| **the ladder** (`follow`) |" in page and "| b | -2.0 | -2.0 |" in page
+    assert "| **the ladder** (`follow`) |" in page and "| b | -2.0 (1) | -2.0 (1) |" in page
     picture(rows, tmp_path / "f1.png")
     assert (tmp_path / "f1.png").read_bytes()[:4] == b"\x89PNG"
 
