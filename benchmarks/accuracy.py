@@ -34,8 +34,8 @@ RESULTS = Path(__file__).parent / "results"
 VALIDATION = 0.3  # of what is learned from, its last part in time
 _SHARES = (85, 95, 100)  # per cent of full fine-tuning's final F1
 _ALL = (3, 5, 10, 20, None)
-# Label budgets and seeds by backbone, for two cores and about an hour. Rather many shifts and budgets
-# once than few of them often; --budgets and --seeds ask for more.
+# Label budgets and seeds by backbone, for two cores and about an hour. Rather many shifts and
+# budgets once than few of them often; --budgets and --seeds ask for more.
 SUITE: dict[str, tuple[tuple[int | None, ...], int]] = {
     "mobilenet_v2": ((5, None), 1),
     "t_resnet": ((3, 5, 20, None), 1),
