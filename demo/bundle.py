@@ -46,7 +46,7 @@ def make(out: Path, pair: tuple[int, int] = PAIR, recipe: Recipe = RECIPE) -> Bu
             unseen_subjects=pair,
             calibration_subjects=() if set(HOME) & set(pair) else HOME,
             arl_windows=10_000,
-            bout_windows=8,
+            bouts=(4, 16),
         ),
         on_epoch=lambda epoch, loss: print(f"epoch {epoch:2}  loss {loss:.3f}", flush=True),
     )

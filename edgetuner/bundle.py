@@ -137,7 +137,7 @@ class Tensors:
     Attributes:
         weights: the module's state dict, name to array.
         mean, std: per-channel normalisation of raw windows, float32 (C,); std > 0.
-        reference: the arrays of the drift reference (`drift.conformal.Reference.to_arrays()`).
+        reference: the arrays of the drift reference (`drift.reference.Reference.to_arrays()`).
         sensor: the arrays of the sensor's profile (`drift.sensor.SensorProfile.to_arrays()`).
         exemplar_x: source windows, raw, float16 (M, C, T), M >= 1.
         exemplar_y: their class indices, int64 (M,).

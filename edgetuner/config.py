@@ -144,6 +144,28 @@ class DriftConfig(_Section):
     sensor_faults: bool = Field(
         default=True, description="flat line, clipping, insane range: reported, never trained on"
     )
+    false_alarm_every: Seconds | None = Field(
+        default=None,
+        gt=0,
+        description="of one stream, all detectors together, such as 7d, on average; null: as the "
+        "bundle was made. Shorter finds drift sooner: a false alarm costs a look at the gate",
+    )
+    window_every: Seconds | None = Field(
+        default=None,
+        gt=0,
+        description="how often a stream sends a window, for false_alarm_every; null: windows do "
+        "not overlap",
+    )
+
+    def run_length(self, window_s: float) -> float | None:
+        """Windows between false alarms that are asked for; None for what a version came with.
+
+        Args:
+            window_s: seconds that a window lasts.
+        """
+        if self.false_alarm_every is None:
+            return None
+        return self.false_alarm_every / (self.window_every or window_s)
 
 
 class AdaptConfig(_Section):

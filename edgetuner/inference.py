@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from edgetuner.bundle import Bundle
-from edgetuner.drift.conformal import Reference
+from edgetuner.config import DriftConfig
+from edgetuner.drift.calibrate import calibrated_for
+from edgetuner.drift.reference import Reference
 from edgetuner.drift.sensor import SensorProfile
 from edgetuner.errors import ModelError
 from edgetuner.factories import build_module
@@ -63,15 +65,29 @@ class ModelVersion:
 
     @classmethod
     def load(
-        cls, path: Path, *, device: str = "cpu", allow_factories: Sequence[str] = ()
+        cls,
+        path: Path,
+        *,
+        device: str = "cpu",
+        allow_factories: Sequence[str] = (),
+        drift: DriftConfig | None = None,
     ) -> ModelVersion:
         """Verifies the bundle at `path`, builds it, and runs it once, so that the next run is warm.
+
+        Args:
+            drift: how often a false alarm may come; where its bundle has thresholds for another
+                time, they are set anew, which takes some seconds.
 
         Raises:
             BundleError: the bundle is missing or altered.
             ModelError: see the class.
+            DriftError: the drift reference is damaged, or too small for new thresholds.
         """
         version = cls(Bundle.load(path), device=device, allow_factories=allow_factories)
+        if drift is not None:
+            manifest = version.manifest
+            asked = drift.run_length(manifest.length / manifest.hz)
+            version.reference = calibrated_for(version.reference, asked)
         version.warm_up()
         return version
 

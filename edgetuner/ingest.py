@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edgetuner import protocol
 from edgetuner.bundle import Manifest
 from edgetuner.config import IngestConfig
+from edgetuner.drift.monitor import Finding
 from edgetuner.errors import (
     AccessError,
     BusyError,
@@ -61,7 +62,7 @@ class Ingest:
         boot_id: new with every start of the service.
         on_windows: awaited with the windows that are stored, in order; while it waits, so do the
             sensors.
-        on_labels: called after labels were stored.
+        on_labels: called after labels were stored, with what the detectors found in them.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Ingest:
         settings: Callable[[], IngestConfig],
         boot_id: str,
         on_windows: Callable[[Sequence[Window]], Awaitable[None]],
-        on_labels: Callable[[], None],
+        on_labels: Callable[[Sequence[Finding]], None],
     ) -> None:
         self._sockets = sockets
         self._router = router
@@ -240,7 +241,7 @@ class Ingest:
                 stored.append(receipt.window)
         await self._on_windows(stored)
         if any(a.header.label for a in arrivals if isinstance(a.header, WindowHeader)):
-            self._on_labels()
+            self._on_labels([])
 
     def _answer_window(self, arrival: _Arrival, receipt: Receipt) -> None:
         header = arrival.header
@@ -269,7 +270,7 @@ class Ingest:
             except LabelError as error:
                 self._refuse_header(arrival, error, final=True)
         try:
-            outcomes = await self._pipeline.stored(lambda store: store.add_labels(entries))
+            outcomes, findings = await self._pipeline.label(entries)
         except StoreError as error:
             for arrival in senders:
                 self._refuse_header(arrival, error, final=False)
@@ -282,7 +283,7 @@ class Ingest:
                 self._refuse_header(
                     arrival, _unlabelled(arrival.header, receipt.outcome), final=True
                 )
-        self._on_labels()
+        self._on_labels(findings)
 
     async def _welcome(self, peer: bytes, hello: Hello) -> None:
         streams = await self._pipeline.stored(lambda store: store.cursors(hello.client_id))

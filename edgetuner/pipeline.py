@@ -19,7 +19,7 @@ import numpy as np
 from edgetuner.config import Config
 from edgetuner.drift.monitor import DriftMonitor, Finding, MonitorSettings
 from edgetuner.inference import LiveModel, ModelVersion
-from edgetuner.store import Context, Prediction, Store, Window
+from edgetuner.store import Context, LabelEntry, LabelReceipt, Prediction, Store, Window
 
 _T = TypeVar("_T")
 StreamKey = tuple[str, str]
@@ -79,6 +79,36 @@ class Pipeline:
     async def infer(self, windows: Sequence[Window]) -> tuple[list[Predicted], list[Finding]]:
         """Predicts a batch on the live version and watches for drift; nothing is on record yet."""
         return await self.modelled(lambda: self._predict_and_watch(windows))
+
+    async def label(
+        self, entries: Sequence[LabelEntry]
+    ) -> tuple[list[LabelReceipt], list[Finding]]:
+        """Stores labels that came after their windows, and watches whether the live version errs.
+
+        A label given a second time, or to a window of another version, is no further evidence.
+
+        Raises:
+            StoreError: they cannot be stored; none was.
+        """
+        receipts = await self.stored(lambda store: store.add_labels(entries))
+        told = [
+            (entry, receipt.predicted, receipt.version)
+            for entry, receipt in zip(entries, receipts, strict=True)
+            if receipt.outcome == "stored" and receipt.predicted is not None
+        ]
+        if not told:
+            return receipts, []
+        return receipts, await self.modelled(lambda: self._watch_labels(told))
+
+    def _watch_labels(
+        self, told: Sequence[tuple[LabelEntry, int | None, str | None]]
+    ) -> list[Finding]:
+        findings: list[Finding] = []
+        for entry, predicted, version in told:
+            if version == self._live.version.id and predicted is not None:
+                key = (entry.client, entry.stream)
+                findings += self._monitor.label(key, entry.seq, entry.label, predicted)
+        return findings
 
     async def record(self, predicted: Sequence[Predicted]) -> list[Predicted]:
         """Puts predictions on record and returns those that are the first of their window.
@@ -170,6 +200,7 @@ class Pipeline:
             out.embeddings,
             out.predicted,
             out.confidence,
+            labels=[window.label for window in windows],
         )
         return [
             Predicted(window, int(label), float(confidence), version.id)

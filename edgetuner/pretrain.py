@@ -24,7 +24,7 @@ from edgetuner.augment import Augmentation, triads
 from edgetuner.bundle import Array, Bundle, Description, Tensors, describe, write_bundle
 from edgetuner.config import AdaptConfig
 from edgetuner.data import Float32, Int64, WindowSet
-from edgetuner.drift import Reference, SensorProfile, calibrate
+from edgetuner.drift import ErrorRate, Reference, SensorProfile, bouts_of, calibrate
 from edgetuner.errors import BundleError, DataError
 from edgetuner.factories import load_weights, new_module, weights_of
 from edgetuner.metrics import macro_f1
@@ -69,7 +69,8 @@ class Evidence:
             the drift detectors then let pass what merely comes of another person.
         exemplars: source windows kept in the bundle, per class.
         arl_windows: windows between false drift alarms that the thresholds are calibrated for.
-        bout_windows: windows that a person typically stays with one activity.
+        bouts: shortest and longest time that a person stays with one activity, in windows; two
+            seconds to twenty minutes of windows that do not overlap if None.
     """
 
     hold_out: float = 0.2
@@ -78,7 +79,7 @@ class Evidence:
     calibration_subjects: tuple[int, ...] = ()
     exemplars: int = 12
     arl_windows: float = 5000
-    bout_windows: int = 24
+    bouts: tuple[int, int] | None = None
 
 
 def fit(
@@ -363,8 +364,11 @@ def _reference(
         kept.confidence,
         train.classes,
         held_recording=recording,
+        held_wearer=held.groups.get("subject"),
+        errors=ErrorRate(int((kept.predicted != held.y).sum()), len(held)),
     )
-    return calibrate(reference, evidence.arl_windows, bout_windows=evidence.bout_windows)
+    bouts = evidence.bouts or bouts_of(held.length / held.hz)
+    return calibrate(reference, evidence.arl_windows, bouts=bouts)
 
 
 def _scale_head(module: nn.Module, head: str, logits: Float32, y: Int64) -> None:

@@ -186,7 +186,8 @@ class _Player:
         while self._due and self._due[0][0] < self._seq:
             due.append(self._due.popleft()[1])
         if due:
-            await self._pipeline.stored(lambda store: store.add_labels(due))
+            _, findings = await self._pipeline.label(due)
+            self._tell(findings)
         await self._coordinator.consider()
 
     def _note(self, predicted: Sequence[Predicted], y: int, phase: int) -> None:

@@ -94,7 +94,10 @@ class Service:
         limit_threads(config.inference.threads)
         self._device = choose_device(config.inference.device)
         version = ModelVersion.load(
-            self._champion(), device=self._device, allow_factories=config.inference.allow_factories
+            self._champion(),
+            device=self._device,
+            allow_factories=config.inference.allow_factories,
+            drift=config.drift,
         )
         self._pipeline = Pipeline(
             _store(config, version), LiveModel(version), watch_with(config, version)
@@ -158,7 +161,7 @@ class Service:
             lambda: self.config.ingest,
             self._boot_id,
             self._predictor.put,
-            self._coordinator.on_labels,
+            self._on_labels,
         )
         self._control = Control(self._control_socket, self._methods())
 
@@ -199,10 +202,17 @@ class Service:
             for one in predicted:
                 data = prediction_header(one, names).model_dump(exclude={"v", "type"})
                 self._publisher.publish(f"prediction.{one.window.client}.{one.window.stream}", data)
+        self._on_findings(findings)
+        self._coordinator.on_predictions(len(predicted))
+
+    def _on_labels(self, findings: Sequence[Finding]) -> None:
+        self._on_findings(findings)
+        self._coordinator.on_labels()
+
+    def _on_findings(self, findings: Sequence[Finding]) -> None:
         for finding in findings:
             self._publish(f"event.{finding.kind}", describe_finding(finding))
         self._coordinator.on_findings(findings)
-        self._coordinator.on_predictions(len(predicted))
 
     def _on_store_failed(self, error: StoreError) -> None:
         if str(error) != self._store_problem:

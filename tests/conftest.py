@@ -57,6 +57,6 @@ def wave_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         out,
         backbone_args={"width": 8},
         recipe=Recipe(epochs=8, batch_size=32, lr=1e-2),
-        evidence=Evidence(exemplars=4, arl_windows=2000, bout_windows=4),
+        evidence=Evidence(exemplars=4, arl_windows=2000, bouts=(2, 8)),
     )
     return out

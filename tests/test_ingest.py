@@ -13,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from edgetuner.config import Config, IngestConfig  # noqa: E402
+from edgetuner.drift.monitor import Finding  # noqa: E402
 from edgetuner.errors import StoreError  # noqa: E402
 from edgetuner.inference import LiveModel, ModelVersion  # noqa: E402
 from edgetuner.ingest import Ingest  # noqa: E402
@@ -51,7 +52,8 @@ class Room:
     async def _put(self, windows: Sequence[Window]) -> None:
         self.windows += windows
 
-    def _count(self) -> None:
+    def _count(self, findings: Sequence[Finding]) -> None:
+        assert not findings
         self.labels += 1
 
     async def say(self, *work: Callable[[Wire], Any], name: str = "raw") -> list[Any]:

@@ -52,7 +52,7 @@ def test_windows_are_predicted_and_recorded(play: Callable[[Scene], None]) -> No
         predicted, findings = await pipeline.predict(windows)
         assert [p.window.seq for p in predicted] == list(range(12))
         assert [p.predicted for p in predicted] == [waves.label_of(n) for n in range(12)]
-        assert findings == []
+        assert {finding.kind for finding in findings} <= {"warn"}
         context = await pipeline.stored(lambda store: store.context({("c", "s"): 0}, 100))
         assert context.predicted.tolist() == [p.predicted for p in predicted]
         assert set(context.version) == {pipeline.version.id}

@@ -30,7 +30,7 @@ from edgetuner.pretrain import (  # noqa: E402
 )
 
 RECIPE = Recipe(epochs=10, batch_size=32, lr=1e-2, augmentation=Augmentation(5, 0.05, 0.05))
-EVIDENCE = Evidence(exemplars=4, arl_windows=200, bout_windows=8, unseen_subjects=(4,))
+EVIDENCE = Evidence(exemplars=4, arl_windows=200, bouts=(4, 16), unseen_subjects=(4,))
 ARGS = {"width": 8}
 
 
@@ -118,7 +118,7 @@ def test_the_drift_reference_is_that_of_held_out_windows(bundle: Bundle) -> None
     assert (np.diff(reference.held_recording) != 0).sum() == 8  # one after the other, in time
     assert reference.calibration is not None
     assert reference.calibration.run_length == 200
-    assert reference.calibration.bout_windows == 8
+    assert reference.calibration.bouts == (4, 16)
     profile = SensorProfile.from_arrays(bundle.sensor)
     assert profile.hz == 32
     assert (profile.low < profile.high).all()

@@ -322,6 +322,7 @@ class Coordinator:
             why=why,
             settings=config.adapt,
             gate=config.gate,
+            false_alarm_windows=config.drift.run_length(self._length_s()),
         )
         base = self._registry.path(self._pipeline.version.id)
         # Before, and not after: on a board without a clock the newest job may have the oldest name.
@@ -528,9 +529,14 @@ class Coordinator:
         self._drifted.clear()
 
     async def _load(self, path: Path) -> ModelVersion:
-        allowed = self._config().inference.allow_factories
+        config = self._config()
         version = await asyncio.to_thread(
-            lambda: ModelVersion.load(path, device=self._device, allow_factories=allowed)
+            lambda: ModelVersion.load(
+                path,
+                device=self._device,
+                allow_factories=config.inference.allow_factories,
+                drift=config.drift,
+            )
         )
         _check_same_task(version, self._pipeline.version)
         return version

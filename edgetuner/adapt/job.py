@@ -88,19 +88,26 @@ class Ask(BaseModel):
     gate: GateConfig = Field(
         default_factory=GateConfig, description="what it will have to pass, so that it may stop"
     )
-    calibration: dict[str, float] = Field(
-        default_factory=dict, description="how the candidate's drift thresholds are calibrated"
+    false_alarm_windows: float | None = Field(
+        default=None,
+        gt=0,
+        description="windows between false drift alarms that the candidate's thresholds are set "
+        "for; as the base has it if null",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _vouching_for_nothing(cls, values: Any) -> Any:
-        """Leaves out the factories that an older version wrote down: those jobs can still be read,
-        but no job folder says what may be imported.
+        """Leaves out what an older version wrote down: those jobs can still be read, but no job
+        folder says which factories may be imported.
         """
         if not isinstance(values, dict):
             return values
-        return {name: value for name, value in values.items() if name != "allow_factories"}
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in ("allow_factories", "calibration")
+        }
 
 
 @dataclass(frozen=True)

@@ -36,12 +36,13 @@ from torch import Tensor, nn
 from edgetuner.adapt import job as jobs
 from edgetuner.adapt.gate import guards
 from edgetuner.adapt.job import Job, Windows
-from edgetuner.adapt.ladder import Climbed, chosen, climb
+from edgetuner.adapt.ladder import Climbed, chosen, climb, predict
 from edgetuner.adapt.material import Material
 from edgetuner.bundle import Bundle, Tensors, describe, write_bundle
 from edgetuner.config import FACTORY_PATTERN
-from edgetuner.drift.calibrate import MIN_WINDOWS, calibrate
-from edgetuner.drift.conformal import Reference
+from edgetuner.drift.calibrate import MIN_WINDOWS, bouts_of, calibrate
+from edgetuner.drift.error import ErrorRate
+from edgetuner.drift.reference import Reference
 from edgetuner.errors import AdaptationError, BudgetError, EdgetunerError, UsageError
 from edgetuner.factories import build_module
 from edgetuner.heap import keep_freed_memory
@@ -51,6 +52,7 @@ from edgetuner.peft.suffixes import suffixes_to_keep
 
 _CHUNK = 64
 _MB = 1024 * 1024
+_RUN_LENGTH = 10_000.0  # windows between false alarms, where nobody ever said how many
 _LEAST = 3  # windows of a class that its place among the embeddings is told from
 
 
@@ -84,7 +86,7 @@ def run(job: Job, allow_factories: Sequence[str] = ()) -> dict[str, Any]:
     climbed = _climb(module, material, job.ask)
     candidate = chosen(climbed)
     _report("reference")
-    reference, calibrated_on = _reference(base, candidate.module, material, windows, job.ask)
+    reference, calibrated_on = _reference(base, candidate, material, windows, job.ask)
     facts = {
         "job": job.ask.job,
         "why": job.ask.why,
@@ -244,11 +246,12 @@ def _material(base: Bundle, windows: Windows, policy: str) -> Material:
 
 
 def _reference(
-    base: Bundle, module: nn.Module, material: Material, windows: Windows, ask: jobs.Ask
+    base: Bundle, candidate: Climbed, material: Material, windows: Windows, ask: jobs.Ask
 ) -> tuple[Reference, str]:
     """The drift reference of the new version: its embeddings have moved, so the old one says
     nothing.
     """
+    module = candidate.module
     x, y = material.with_source(_LEAST)
     embeddings, _, _ = _embed(module, x, material.head)
     unseen = (windows.split == jobs.HOLDOUT) | ((windows.split == jobs.TRAIN) & (windows.y < 0))
@@ -258,6 +261,7 @@ def _reference(
     raw = windows.x[unseen]
     held = torch.from_numpy((raw - base.mean[:, None]) / base.std[:, None])
     held_embeddings, predicted, confidence = _embed(module, held, material.head)
+    before = Reference.from_arrays(base.reference)
     reference = Reference.fit(
         embeddings,
         y.numpy(),
@@ -266,19 +270,26 @@ def _reference(
         confidence,
         base.manifest.classes,
         held_recording=_bouts(windows.stream[unseen], predicted),
+        held_wearer=windows.stream[unseen],
+        errors=_errors(candidate, material),
+        before=before,
     )
-    known = Reference.from_arrays(base.reference).calibration
-    wanted = ask.calibration or (
-        {}
-        if known is None
-        else {"run_length": known.run_length, "bout_windows": known.bout_windows}
-    )
-    return calibrate(
-        reference,
-        wanted.get("run_length", 10_000.0),
-        bout_windows=int(wanted.get("bout_windows", 24)),
-        seed=ask.settings.seed,
-    ), calibrated_on
+    known, asked = before.calibration, ask.false_alarm_windows
+    bouts = bouts_of(windows.x.shape[2] / base.manifest.hz) if known is None else known.bouts
+    if asked is None:
+        asked = _RUN_LENGTH if known is None else known.run_length
+    return calibrate(reference, asked, bouts=bouts, seed=ask.settings.seed), calibrated_on
+
+
+def _errors(candidate: Climbed, material: Material) -> ErrorRate | None:
+    """How often the candidate is wrong on labelled windows left out, or held out altogether."""
+    held_y = material.held_y.cpu().numpy()
+    wrong = predict(candidate.module, material.held_x) != held_y
+    left_out = candidate.reached.left_out
+    if left_out is not None:
+        own_y = material.y.cpu().numpy()
+        wrong = np.append(wrong, left_out.predicted.numpy()[: len(own_y)] != own_y)
+    return ErrorRate(int(wrong.sum()), len(wrong)) if len(wrong) else None
 
 
 def _bouts(stream: NDArray[np.int64], predicted: NDArray[np.int64]) -> NDArray[np.int64]:

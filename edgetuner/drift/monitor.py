@@ -9,8 +9,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edgetuner.drift.conformal import DETECTORS, Calibration, Reference
-from edgetuner.drift.cusum import Cusum, normal_score
+from edgetuner.drift.cusum import Cusum
+from edgetuner.drift.error import LabelledError
+from edgetuner.drift.histogram import Histogram
+from edgetuner.drift.reference import DETECTORS, Calibration, Reference
 from edgetuner.drift.sensor import SensorCheck, SensorProfile, SensorSettings
 from edgetuner.errors import BusyError, DriftError
 
@@ -74,8 +76,8 @@ class _Watch:
         self.onset_seq = 0
         self.warned = False
 
-    def update(self, z: float, seq: int) -> None:
-        self.cusum.update(z)
+    def moved(self, seq: int) -> None:
+        """The statistic took in a window."""
         if self.cusum.onset <= 1:  # just left zero, or still there
             self.onset_seq, self.warned = seq, False
 
@@ -83,11 +85,15 @@ class _Watch:
 class _Stream:
     """All that is known of one stream."""
 
-    __slots__ = ("context_start", "drift", "sensor", "seq", "watches", "windows")
+    __slots__ = (
+        *("context_start", "drift", "errors", "histogram", "sensor", "seq", "watches", "windows"),
+    )
 
     def __init__(self, sensor: SensorCheck | None) -> None:
         self.sensor = sensor
         self.watches: dict[str, _Watch] = {}
+        self.errors: LabelledError | None = None
+        self.histogram: Histogram | None = None
         self.context_start = 0
         self.drift: Finding | None = None  # the one that waits for an answer
         self.seq: int | None = None
@@ -128,6 +134,7 @@ class DriftMonitor:
         predicted: int,
         confidence: float,
         *,
+        label: int | None = None,
         t_ns: int | None = None,
         hz: float | None = None,
     ) -> list[Finding]:
@@ -139,6 +146,7 @@ class DriftMonitor:
             np.asarray(embedding)[None],
             [predicted],
             [confidence],
+            labels=[label],
             t_ns=[t_ns],
             hz=[hz],
         )
@@ -152,6 +160,7 @@ class DriftMonitor:
         predicted: ArrayLike,
         confidence: ArrayLike,
         *,
+        labels: Sequence[int | None] | None = None,
         t_ns: Sequence[int | None] | None = None,
         hz: Sequence[float | None] | None = None,
     ) -> list[Finding]:
@@ -161,6 +170,7 @@ class DriftMonitor:
             keys: stream of each window. seqs: its sequence number.
             x: raw windows (N, C, T). embeddings: (N, D).
             predicted: class index (N,). confidence: highest softmax probability (N,).
+            labels: true class, where a window came with it; `label` takes those that come later.
             t_ns: time stamps, where known. hz: rates that the sender states, where it does.
 
         Returns:
@@ -171,7 +181,9 @@ class DriftMonitor:
                 taken in.
             BusyError: too many streams; nothing was taken in.
         """
-        p_values = self._reference.p_values(embeddings, predicted, confidence)
+        scores = self._reference.scores(embeddings, predicted, confidence)
+        classes = np.asarray(predicted).tolist()
+        by_window = list(zip(*(values.tolist() for values in scores.values()), strict=True))
         streams = self._admit(keys)
         faults = self._profile.inspect(x, self._settings.sensor) if self._profile else None
         findings: list[Finding] = []
@@ -186,10 +198,33 @@ class DriftMonitor:
                 findings += _sensor_findings(stream.sensor, before, named, seq)
                 if stream.sensor.suspect:
                     continue
+            self._histogram(stream).update(classes[i])
             if stream.drift is None:
-                scores = {name: normal_score(p[i]) for name, p in p_values.items()}
-                findings += self._watch(stream, scores, named, seq)
+                findings += self._watch(stream, by_window[i], classes[i], named, seq)
+            label = labels[i] if labels else None
+            if label is not None:
+                findings += self.label(named, seq, label, classes[i])
         return findings
+
+    def label(self, key: tuple[str, str], seq: int, label: int, predicted: int) -> list[Finding]:
+        """Take a label that was given to a window, and the class that the watched version gave it.
+
+        Labels of windows that another version predicted say nothing about this one: leave them out.
+        """
+        stream = self._streams.get(StreamKey(*key))
+        errors = self._reference.errors
+        threshold = self._calibration.thresholds.get("error")
+        if stream is None or stream.drift is not None or errors is None or threshold is None:
+            return []
+        if seq < stream.context_start or (stream.sensor is not None and stream.sensor.suspect):
+            return []
+        watch = stream.watches.get("error")
+        if stream.errors is None or watch is None:
+            stream.errors = LabelledError(errors, threshold)
+            watch = stream.watches["error"] = _Watch(stream.errors.cusum)
+        stream.errors.update(label != predicted, predicted)
+        watch.moved(seq)
+        return self._judge_all(stream, {"error": watch}, StreamKey(*key), seq)
 
     def context_start(self, key: tuple[str, str]) -> int:
         """First window of the present context: where the last drift began, or 0 before any."""
@@ -239,7 +274,6 @@ class DriftMonitor:
         """All of it as JSON-compatible values, for the status topic."""
         return {
             "detectors": dict(self._calibration.thresholds),
-            "reference_value": self._calibration.reference_value,
             "run_length": self._calibration.run_length,
             "data_hash": self._reference.data_hash,
             "streams": [_describe(key, stream) for key, stream in self._streams.items()],
@@ -260,15 +294,29 @@ class DriftMonitor:
         return [self._streams[StreamKey(*key)] for key in keys]
 
     def _watch(
-        self, stream: _Stream, scores: dict[str, float], key: StreamKey, seq: int
+        self,
+        stream: _Stream,
+        scores: Sequence[float],
+        predicted: int,
+        key: StreamKey,
+        seq: int,
     ) -> list[Finding]:
         stream.windows += 1
-        findings = []
-        for name, z in scores.items():
+        moved = {}
+        for name, score in zip(DETECTORS, scores, strict=True):
             watch = stream.watches.get(name)
             if watch is None:
                 watch = stream.watches[name] = _Watch(self._cusum(name))
-            watch.update(z, seq)
+            watch.cusum.update(score, predicted)
+            watch.moved(seq)
+            moved[name] = watch
+        return self._judge_all(stream, moved, key, seq)
+
+    def _judge_all(
+        self, stream: _Stream, moved: dict[str, _Watch], key: StreamKey, seq: int
+    ) -> list[Finding]:
+        findings = []
+        for name, watch in moved.items():
             kind = self._judge(watch)
             if kind is not None:
                 cusum = watch.cusum
@@ -280,7 +328,7 @@ class DriftMonitor:
             # Two detectors may fire at once; the earlier onset leaves no window of the new context
             # out.
             stream.drift = min(drifts, key=lambda finding: finding.onset_seq)
-            stream.context_start = stream.drift.onset_seq
+            stream.context_start = max(stream.context_start, stream.drift.onset_seq)
         return findings
 
     def _judge(self, watch: _Watch) -> Literal["warn", "drift"] | None:
@@ -293,12 +341,18 @@ class DriftMonitor:
         return None
 
     def _cusum(self, name: str) -> Cusum:
-        return Cusum(self._calibration.thresholds[name], self._calibration.reference_value)
+        return Cusum(self._calibration.thresholds[name], self._reference.scales[name].spread)
+
+    def _histogram(self, stream: _Stream) -> Histogram:
+        if stream.histogram is None:
+            reference = self._reference
+            stream.histogram = Histogram(reference.held_predicted, len(reference.classes))
+        return stream.histogram
 
 
 def _calibrated(reference: Reference) -> Calibration:
     calibration = reference.calibration
-    if calibration is None or calibration.thresholds.keys() != DETECTORS.keys():
+    if calibration is None or not DETECTORS.keys() <= calibration.thresholds.keys():
         raise DriftError(
             "drift reference has no thresholds for these detectors",
             field="reference",
@@ -310,6 +364,8 @@ def _calibrated(reference: Reference) -> Calibration:
 
 def _restart(stream: _Stream) -> None:
     stream.watches = {}
+    stream.errors = None
+    stream.histogram = None
     stream.drift = None
     stream.windows = 0
 
@@ -336,4 +392,15 @@ def _describe(key: StreamKey, stream: _Stream) -> dict[str, Any]:
         "context_start": stream.context_start,
         "sensor_fault": stream.sensor.fault if stream.sensor else None,
         "statistics": {name: watch.cusum.statistic for name, watch in stream.watches.items()},
+    } | _predicted(stream)
+
+
+def _predicted(stream: _Stream) -> dict[str, Any]:
+    """What is predicted how often lately: for people, since life changes it and drift need not."""
+    histogram = stream.histogram
+    if histogram is None or histogram.stability_index is None:
+        return {}
+    return {
+        "predicted": list(histogram.counts),
+        "stability_index": round(histogram.stability_index, 4),
     }

@@ -11,28 +11,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from edgetuner.drift.confidence import log_odds
+from edgetuner.drift.embedding import log_distance
+from edgetuner.drift.error import ErrorRate
 from edgetuner.drift.mahalanobis import ClassDistance
+from edgetuner.drift.standard import Scale
 from edgetuner.errors import DriftError
 
 Scores = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-MIN_HELD = 20  # a class with fewer held-out windows is compared with those of all classes
-
-
-def _distance(reference: Reference, embedding: ArrayLike, predicted: Ints, _: ArrayLike) -> Scores:
-    return reference.scores(embedding, predicted)
-
-
-def _doubt(_: Reference, __: ArrayLike, ___: Ints, confidence: ArrayLike) -> Scores:
-    return 1 - np.asarray(confidence, np.float64)
-
-
-# A detector is a score, high where a window is strange: (reference, embedding (N, D), predicted
+# A detector is a score, high where a window is strange: (distance, embedding (N, D), predicted
 # (N,), confidence (N,)) -> (N,). Everything after the score is the same for all of them.
-DETECTORS: dict[str, Callable[[Reference, ArrayLike, Ints, ArrayLike], Scores]] = {
-    "embedding": _distance,
-    "confidence": _doubt,
+Score = Callable[[ClassDistance, Any, Any, ArrayLike], Scores]
+DETECTORS: dict[str, Score] = {
+    "embedding": log_distance,
+    "confidence": log_odds,
 }
 
 
@@ -41,17 +35,16 @@ class Calibration:
     """Thresholds, and everything needed to arrive at them again.
 
     Attributes:
-        thresholds: CUSUM threshold of each detector.
-        reference_value: the CUSUM's k that the thresholds belong to.
+        thresholds: CUSUM threshold of each detector; "error" where errors at home are known and
+            few enough for one to be news.
         run_length: asked mean number of windows between false alarms of all detectors together.
-        bout_windows: length of a bout in the simulated streams.
+        bouts: shortest and longest bout of the simulated streams, in windows.
         seed: of the simulation.
     """
 
     thresholds: dict[str, float]
-    reference_value: float
     run_length: float
-    bout_windows: int
+    bouts: tuple[int, int]
     seed: int
 
 
@@ -69,6 +62,11 @@ class Reference:
         held: score of each held-out window per detector (M,), in time order.
         held_predicted: predicted class of each held-out window (M,).
         held_recording: windows with the same number are one recording, in time order (M,).
+        held_wearer: windows with the same number are of one person or device (M,).
+        errors: how often the model was wrong on labelled held-out windows; None if that is not
+            known.
+        least_between: by detector, the least variance between bouts that is believed: a version
+            held against a few bouts of one day cannot know how other days differ.
         data_hash: SHA-256 of all that the reference was fitted on.
         calibration: thresholds; None until `calibrate` has filled them.
     """
@@ -78,13 +76,15 @@ class Reference:
     held: Mapping[str, Scores]
     held_predicted: Ints
     held_recording: Ints
+    held_wearer: Ints
+    errors: ErrorRate | None
+    least_between: Mapping[str, float]
     data_hash: str
     calibration: Calibration | None = None
-    _tables: Mapping[str, tuple[Scores, ...]] = field(init=False, repr=False)
+    scales: Mapping[str, Scale] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        tables = {name: self._sorted_by_class(scores) for name, scores in self.held.items()}
-        object.__setattr__(self, "_tables", tables)
+        object.__setattr__(self, "scales", {name: self._scale(name) for name in self.held})
 
     @classmethod
     def fit(
@@ -97,6 +97,9 @@ class Reference:
         classes: Sequence[str],
         *,
         held_recording: ArrayLike | None = None,
+        held_wearer: ArrayLike | None = None,
+        errors: ErrorRate | None = None,
+        before: Reference | None = None,
     ) -> Reference:
         """Fit on labelled windows, and score held-out windows of the same source.
 
@@ -112,6 +115,10 @@ class Reference:
             held_recording: windows of one recording (one person doing one thing) share a number
                 (M,). Without it, a recording is a run of equal predictions, which understates how
                 alike neighbours are.
+            held_wearer: whom the windows are of (M,); all of one if None.
+            errors: on labelled held-out windows, where there are any.
+            before: reference of the version that this one was adapted from. What varies between
+                bouts is taken to vary as much as there, even if few bouts were held out here.
 
         Raises:
             DriftError: shapes that do not fit, values that are not finite, a class without windows,
@@ -128,88 +135,79 @@ class Reference:
             recording = np.cumsum(np.diff(predicted, prepend=predicted[:1]) != 0)
         else:
             recording = _vector("held_recording", held_recording, len(held)).astype(np.int64)
+        if held_wearer is None:
+            wearer = np.zeros(len(held), np.int64)
+        else:
+            wearer = _vector("held_wearer", held_wearer, len(held)).astype(np.int64)
         if embedding.shape[1] != held.shape[1]:
             raise _wrong_width("held_embeddings", held.shape, embedding.shape[1])
-        reference = cls(
+        distance = ClassDistance.fit(embedding, labels, tuple(classes))
+        return cls(
             classes=tuple(classes),
-            distance=ClassDistance.fit(embedding, labels, tuple(classes)),
-            held={},
+            distance=distance,
+            held={
+                name: score(distance, held, predicted, confidence)
+                for name, score in DETECTORS.items()
+            },
             held_predicted=predicted,
             held_recording=recording.astype(np.int64),
-            data_hash=_digest(embedding, labels, held, predicted, confidence, recording),
+            held_wearer=wearer,
+            errors=errors,
+            least_between={}
+            if before is None
+            else {name: scale.spread.between for name, scale in before.scales.items()},
+            data_hash=_digest(embedding, labels, held, predicted, confidence, recording, wearer),
         )
-        scores = {
-            name: score(reference, held, predicted, confidence) for name, score in DETECTORS.items()
-        }
-        return replace(reference, held=scores)
 
     def with_calibration(self, calibration: Calibration) -> Reference:
         """The same reference with thresholds."""
         return replace(self, calibration=calibration)
 
-    def scores(self, embedding: ArrayLike, predicted: ArrayLike) -> Scores:
-        """Mahalanobis distance of embedding (N, D) to its predicted class (N,) -> (N,).
-
-        Raises:
-            DriftError: an embedding of another width, or a class that the reference does not have.
-        """
-        embedding, predicted = np.asarray(embedding), np.asarray(predicted)
-        width = self.distance.means.shape[1]
-        if embedding.ndim != 2 or embedding.shape[1] != width:
-            raise _wrong_width("embedding", embedding.shape, width)
-        try:
-            return self.distance(embedding, predicted)
-        except IndexError as error:
-            raise DriftError(
-                "predicted class is not in the drift reference",
-                field="predicted",
-                value=int(predicted.max()),
-                remedy=f"use the reference of the same model version, 0..{len(self.classes) - 1}",
-            ) from error
-
-    def p_values(
+    def scores(
         self, embedding: ArrayLike, predicted: ArrayLike, confidence: ArrayLike
     ) -> dict[str, Scores]:
-        """Conformal p-value of each window for each detector: low where the window is strange.
+        """How strange each window is to each detector: a standard score, high where it is.
 
         Args:
             embedding: (N, D). predicted: class index (N,). confidence: highest softmax probability
                 (N,).
 
         Returns:
-            For each detector (N,), strictly between 0 and 1; see `p_value`.
+            For each detector (N,), 0 for an ordinary window of the predicted class; see `Scale`.
 
         Raises:
-            DriftError: an embedding of another width, or a score that is not finite.
+            DriftError: an embedding of another width, a class that the reference does not have, or
+                a score that is not finite.
         """
-        predicted = np.asarray(predicted)
+        embedding, predicted = np.asarray(embedding), np.asarray(predicted)
+        width = self.distance.means.shape[1]
+        if embedding.ndim != 2 or embedding.shape[1] != width:
+            raise _wrong_width("embedding", embedding.shape, width)
+        if len(predicted) and not 0 <= predicted.min() <= predicted.max() < len(self.classes):
+            raise DriftError(
+                "predicted class is not in the drift reference",
+                field="predicted",
+                value=int(predicted.max()),
+                remedy=f"use the reference of the same model version, 0..{len(self.classes) - 1}",
+            )
         found = {}
         for name, score in DETECTORS.items():
-            scores = score(self, embedding, predicted, confidence)
-            if not np.isfinite(scores).all():
+            raw = score(self.distance, embedding, predicted, confidence)
+            if not np.isfinite(raw).all():
                 raise DriftError(
                     "score is not finite",
                     field=f"drift.{name}",
-                    value=scores,
+                    value=raw,
                     remedy="the model gave NaN or infinity: roll back to the version before",
                 )
-            found[name] = self._ranked(name, scores, predicted)
+            found[name] = self.scales[name](raw, predicted)
         return found
 
-    def _ranked(self, name: str, scores: Scores, predicted: NDArray[np.integer[Any]]) -> Scores:
-        table = self._tables[name]
-        if len(scores) == 1:  # the live path, one window at a time
-            return p_value(scores, table[predicted[0]])
-        found = np.empty(len(scores))
-        for k in set(predicted.tolist()):
-            mine = predicted == k
-            found[mine] = p_value(scores[mine], table[k])
-        return found
-
-    def _sorted_by_class(self, scores: Scores) -> tuple[Scores, ...]:
-        pooled = np.sort(scores)
-        own = [scores[self.held_predicted == k] for k in range(len(self.classes))]
-        return tuple(np.sort(s) if len(s) >= MIN_HELD else pooled for s in own)
+    def _scale(self, name: str) -> Scale:
+        scale = Scale.fit(
+            self.held[name], self.held_predicted, self.held_recording, len(self.classes)
+        )
+        return scale.at_least(self.least_between.get(name, 0.0))
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything as numeric arrays, for a safetensors file; text is UTF-8 bytes (uint8)."""
@@ -217,7 +215,10 @@ class Reference:
             "classes": self.classes,
             "data_hash": self.data_hash,
             "rest": self.distance.rest_precision,
+            "least_between": dict(self.least_between),
         }
+        if self.errors is not None:
+            about["errors"] = asdict(self.errors)
         if self.calibration is not None:
             about["calibration"] = asdict(self.calibration)
         return {
@@ -226,7 +227,8 @@ class Reference:
             "deviations": self.distance.deviations,
             "held_predicted": self.held_predicted,
             "held_recording": self.held_recording,
-            **{f"held.{name}": scores for name, scores in self.held.items()},
+            "held_wearer": self.held_wearer,
+            **{f"score.{name}": scores for name, scores in self.held.items()},
             "about": np.frombuffer(json.dumps(about, ensure_ascii=False).encode(), np.uint8).copy(),
         }
 
@@ -239,41 +241,31 @@ class Reference:
         """
         try:
             about = json.loads(arrays["about"].tobytes())
-            calibration = Calibration(**about["calibration"]) if "calibration" in about else None
+            calibration = about.get("calibration")
+            if calibration is not None:
+                bouts = tuple(calibration.pop("bouts"))
+                calibration = Calibration(**calibration, bouts=bouts)
             return cls(
                 classes=tuple(about["classes"]),
                 distance=ClassDistance(
                     arrays["means"], arrays["whitening"], arrays["deviations"], float(about["rest"])
                 ),
-                held={name: arrays[f"held.{name}"] for name in DETECTORS},
+                held={name: arrays[f"score.{name}"] for name in DETECTORS},
                 held_predicted=arrays["held_predicted"],
                 held_recording=arrays["held_recording"],
+                held_wearer=arrays["held_wearer"],
+                errors=ErrorRate(**about["errors"]) if "errors" in about else None,
+                least_between=about["least_between"],
                 data_hash=about["data_hash"],
                 calibration=calibration,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, IndexError) as error:
             raise DriftError(
-                "drift reference is incomplete or damaged",
+                "drift reference is incomplete, damaged, or of an older edgetuner",
                 field="reference",
                 value=str(error),
                 remedy="create the bundle again",
             ) from error
-
-
-def p_value(scores: Scores, held: Scores) -> Scores:
-    """Conformal p-value of scores (N,) among sorted held-out scores (n,), ties counted half.
-
-    (#{held > s} + (#{held = s} + 1) / 2) / (n + 1): the smoothed p-value of Vovk et al. (2005, sec.
-    2.3) with its random tie-breaker put at one half. Its normal score has mean 0 on exchangeable
-    data, also with few held-out windows or a confidence that saturates at 1, where (1 + #{held >=
-    s}) / (n + 1) leans to one side; and unlike the randomised version a replay gives the same
-    alarms. What it gives up, P(p <= a) <= a to the letter, nothing here relies on: thresholds come
-    from simulation.
-    """
-    below = held.searchsorted(scores, "left")
-    at_most = held.searchsorted(scores, "right")
-    p: Scores = (2 * len(held) + 1 - below - at_most) / (2 * (len(held) + 1))
-    return p
 
 
 def _wrong_width(name: str, shape: tuple[int, ...], width: int) -> DriftError:
