@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetuner.drift.cusum import statistics
+from edgetuner.drift.cusum import Spread, statistics
 from edgetuner.drift.error import SPREAD, ErrorRate
 from edgetuner.drift.reference import DETECTORS, Calibration, Reference
 from edgetuner.drift.standard import HIGH, LOW, Scale
@@ -23,16 +23,16 @@ from edgetuner.errors import DriftError
 
 MIN_WINDOWS = 40  # fewer held-out windows than this say nothing about a tail
 BOUT_S = (2.0, 1200.0)  # seconds that people stay with one thing, log-uniform between them
-# Share of the false alarms that errors on labelled windows may raise. Little, since where no labels
-# come the others have all there are; and a tenth costs that detector only a third more evidence.
-_ERROR_SHARE = 0.1
+# How the false alarms are shared out. Embeddings see a change much sooner than the others do; and
+# where no labels come, errors on them raise none.
+_SHARES = {"embedding": 0.7, "confidence": 0.2, "error": 0.1}
 _MIN_RUN_LENGTH = 50
 _HORIZON = 2000  # windows of a simulated stream, or some of the longest bouts
 _BOUTS = 8
 _ALARMS = 250  # aimed at: 6 % error of a mean run length from the simulation
 _MEASURED = 100  # with fewer alarms a run length is continued from shorter ones, and not counted
 _MOST_WINDOWS = 8_000_000  # simulated in all
-_LEAST_WINDOWS = 200_000
+_LEAST_WINDOWS = 1_000_000
 _CHUNK = 1_000_000  # windows simulated at once, to bound memory
 _LEVELS = 1000  # thresholds tried, evenly spaced: far finer than the error of the simulation
 _BISECTIONS = 20
@@ -57,7 +57,7 @@ def calibrate(
 ) -> Reference:
     """Set thresholds: all detectors together raise one false alarm in `run_length` windows.
 
-    Detectors of unlabelled windows get the same mean run length each. A simulated stream without an
+    Each detector may raise its share of them. A simulated stream without an
     alarm by its end counts its windows but no alarm: mean run length = windows before the first
     alarm / alarms, the maximum-likelihood estimate under censoring for the exponential law that run
     lengths of a CUSUM nearly follow. Run lengths too long to be counted are continued from shorter
@@ -80,11 +80,13 @@ def calibrate(
     windows = min(max(_ALARMS * run_length, _LEAST_WINDOWS), _MOST_WINDOWS)
     size = max(1, round(windows / horizon)), horizon
     errors = reference.errors if reference.errors is not None and reference.errors.tells else None
-    asked = run_length if errors is None else run_length / (1 - _ERROR_SHARE)
+    asked = run_length if errors is None else run_length / (1 - _SHARES["error"])
     thresholds = _solve(_simulate(reference, size, bouts, seed), asked)
     if errors is not None:
         passages = _simulate_errors(reference, errors, size, bouts, seed)
-        thresholds |= _solve({"error": passages}, run_length / _ERROR_SHARE)
+        thresholds["error"] = passages.threshold(run_length / _SHARES["error"])
+    for name, scale in reference.scales.items():
+        thresholds[name] = max(thresholds[name], _strangest(scale.spread))
     return reference.with_calibration(
         Calibration(thresholds=thresholds, run_length=float(run_length), bouts=bouts, seed=seed)
     )
@@ -294,16 +296,28 @@ class _Passages:
         return float(start + slope * np.log(run_length))
 
 
+def _strangest(spread: Spread) -> float:
+    """What the strangest window that there can be is worth by itself: the least threshold, since
+    people stumble, also where the windows held out are so calm that any would be news.
+    """
+    one = statistics(np.full((1, 1), HIGH), np.zeros((1, 1), np.int64), spread)
+    return float(one[0, 0])
+
+
 def _solve(passages: dict[str, _Passages], run_length: float) -> dict[str, float]:
-    """Thresholds of equal run length each, and of `run_length` together."""
+    """Thresholds by which detectors share out the alarms, one in `run_length` together."""
     any_one = next(iter(passages.values()))
-    counted = min(run_length, any_one.longest)
-    low, high = counted, counted * len(passages)
+    shares = {name: _SHARES[name] / max(_SHARES.values()) for name in passages}
+    counted = min(run_length, any_one.longest * min(shares.values()) / len(passages))
+    low, high = counted, counted * len(passages)  # of the one with the largest share
     for _ in range(_BISECTIONS):
         each = (low + high) / 2
-        firsts = [p.times[:, p.level(min(each, p.longest))] for p in passages.values()]
+        firsts = [p.times[:, p.level(each / shares[name])] for name, p in passages.items()]
         if any_one.mean_run_length(np.min(firsts, axis=0)) < counted:
             low = each
         else:
             high = each
-    return {name: p.threshold(high / counted * run_length) for name, p in passages.items()}
+    return {
+        name: p.threshold(high / shares[name] * run_length / counted)
+        for name, p in passages.items()
+    }

@@ -8,9 +8,9 @@ from math import sqrt
 from edgetuner.drift.cusum import SHIFT, Cusum, Spread
 
 # Errors come together: people do one thing for minutes, and the model is right about it or is not.
-# The share of their variance that lies between bouts. With .2 real streams cried ten times as often
-# as asked, with .3 a seventh as often.
-ALIKE = 0.3
+# The share of their variance that lies between bouts, rather too much: with a little less real
+# streams cried twice as often as asked.
+ALIKE = 0.35
 _MOST = 4.0  # of a standard score: the first error of a model that makes none is not yet a drift
 _LEAST_RATE, _MOST_RATE = 0.01, 0.9
 _Z = 1.645

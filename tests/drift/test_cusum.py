@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import doctest
+from math import exp, log
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgetuner.drift import cusum
-from edgetuner.drift.cusum import Cusum, Spread, statistics
+from edgetuner.drift.cusum import TOUCHED, Cusum, Spread, statistics
 
 SPREAD = Spread(between=0.5, within=0.5)
 
@@ -31,10 +32,16 @@ def test_ordinary_windows_never_move_it() -> None:
 
 def test_one_kind_is_worth_no_more_for_ever_than_its_mean_is() -> None:
     """Somebody who walks strangely for an hour: shift (m - shift / 2) / between, and no more."""
-    bound = 2 * (1.5 - 1) / SPREAD.between
+    bound = log(1 - TOUCHED + TOUCHED * exp(2 * (1.5 - 1) / SPREAD.between))
     some, many = (fed([1.5] * n, [0] * n).statistic for n in (5, 5000))
     assert some < many < bound
     assert many == pytest.approx(bound, rel=0.001)
+
+
+def test_a_kind_that_is_not_touched_takes_back_little() -> None:
+    strange = fed([3.0] * 3, [0] * 3)
+    both = fed([3.0] * 3 + [-3.0] * 100, [0] * 3 + [1] * 100)
+    assert both.statistic == pytest.approx(strange.statistic + log(1 - TOUCHED), abs=0.01)
 
 
 def test_kinds_add_up() -> None:
@@ -51,7 +58,7 @@ def test_a_kind_that_turns_out_ordinary_takes_back_what_it_said() -> None:
 
 
 def test_zero_forgets_every_kind() -> None:
-    detector = fed([3.0, 3.0, -3.0, -3.0, -3.0], [0, 1, 0, 1, 1])
+    detector = fed([2.0] + [-3.0] * 9, [0] * 10)
     assert detector.statistic == 0
     detector.update(2.0, 0)
     assert detector.statistic == fed([2.0], [0]).statistic
