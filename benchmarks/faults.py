@@ -161,9 +161,9 @@ NAMES: dict[str, tuple[str, ...]] = {
     "flat_all": ("flat_line",),
     "stuck_with_noise": ("flat_line",),
     "dropouts": ("flat_line",),
-    "clipping": ("clipping",),
+    "clipping": ("clipping", "flat_line"),  # gravity alone may exceed a rail
     "clipped_axis": ("clipping",),
-    "wrong_unit": ("range", "gain"),
+    "wrong_unit": ("range", "gain", "calibration"),
     "spikes": ("range",),
     "twice_the_rate": ("rate",),
     "half_the_rate": ("rate",),
@@ -172,10 +172,10 @@ NAMES: dict[str, tuple[str, ...]] = {
     "turned_axis": ("axis_swap",),
     "turned_gyroscope": ("axis_swap",),
     "mounted_the_wrong_way": ("axis_swap",),
-    "gain_of_all": ("gain",),
-    "gain_of_accelerometer": ("gain",),
-    "gain_of_channel": ("gain",),
-    "offset_of_channel": ("offset",),
+    "gain_of_all": ("gain", "calibration"),
+    "gain_of_accelerometer": ("gain", "calibration"),
+    "gain_of_channel": ("gain", "calibration"),
+    "offset_of_channel": ("offset", "calibration"),
 }
 
 

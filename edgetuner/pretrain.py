@@ -302,13 +302,24 @@ def _write(
         mean=normalisation[0],
         std=normalisation[1],
         reference=_reference(run(train), run(home), train, home, evidence).to_arrays(),
-        sensor=SensorProfile.fit(train.x, train.hz).to_arrays(),
+        sensor=_sensor(train).to_arrays(),
         exemplar_x=_half(chosen),
         exemplar_y=chosen.y,
         suffixes=_suffixes(module, description.backbone.head),
     )
     return write_bundle(
         out, tensors, description.model_copy(update={"metrics": metrics}), prefix=prefix
+    )
+
+
+def _sensor(train: WindowSet) -> SensorProfile:
+    axes = triads(train.channels)
+    return SensorProfile.fit(
+        train.x,
+        train.hz,
+        triads=axes,
+        accelerometers=[first for first in axes if "acc" in train.channels[first].lower()],
+        recordings=train.recordings(),
     )
 
 

@@ -247,7 +247,7 @@ class DriftMonitor:
         if self._profile is None:
             return np.ones(len(windows), bool)
         seen = self._profile.inspect(windows, self._settings.sensor)
-        return np.array([fault is None for fault in seen], bool)
+        return np.array([reading.fault is None for reading in seen], bool)
 
     def swap(self, reference: Reference) -> None:
         """Watch a new model version: statistics start afresh, context starts stay.

@@ -1,0 +1,510 @@
+"""A sensor whose channels are swapped, turned, scaled, shifted or sampled otherwise than before.
+
+Each of these faults is a map, the same for every window from its beginning on. Undone, it takes
+the windows after back to what they were before: the same activity of the same person, up to the
+variation that is usual within a bout. A change of the world (another activity, person or place on
+the body) also makes a leap, but none of a few dozen exact maps undoes it. So the evidence is a
+likelihood ratio: how much better the best map explains the windows after than "nothing changed"
+does, provided that it explains them as well as the windows of one bout explain each other.
+
+A wearer can turn the sensor, and can wear it on the other side of the body, which mirrors it. Both
+are signed permutations too, and the world's, not the sensor's. So a map must also explain the
+windows better than these do. Half a turn of all sensors together cannot: it is what wearing them
+upside down does, nothing within the sensor tells the two apart, and a model can learn either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import permutations, product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetuner.drift.summary import Floats, Summary
+
+AXES, GAIN, OFFSET, RATE = "axis_swap", "gain", "offset", "rate"
+WORN = ""  # a map that is no fault: the sensor is worn otherwise
+
+_MEMORY = 8  # windows that a bout is remembered by
+_PRIOR = 4.0  # windows that the source's variation counts for beside a bout's own
+_WANDER = 0.25  # variance of a bout's slow changes, in units of that between neighbouring windows
+_CAP = 8.0  # deviations beyond which a feature says no more: one odd feature is not everything
+_ODD = 5.0  # deviations of a single feature that are a leap
+_MIN_SHIFT = 0.25  # of the range of a channel's means in the source
+_MIN_GAIN, _MIN_RATE = np.log(1.25), np.log(1.4)
+_MIN_SOURCE = 20  # pairs of neighbouring windows, to know what is usual
+
+
+@dataclass(frozen=True)
+class DistortionSettings:
+    """When a leap is a fault.
+
+    Attributes:
+        looks: numbers of windows after a leap at which it is judged.
+        leap: how far a window must lie from its bout to be a leap, in units of the usual.
+        fit: how well a map must explain the windows after, in the same units.
+        evidence: least logarithm of the likelihood ratio between the best map and none.
+        doubt: the same between the best map and wearing the sensor otherwise.
+        bouts: earlier bouts of the stream that windows after a leap are compared with, too.
+    """
+
+    looks: tuple[int, ...] = (3, 5, 8, 12)
+    leap: float = 1.5
+    fit: float = 1.3
+    evidence: float = 15.0
+    doubt: float = 6.0
+    bouts: int = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Usual:
+    """How windows of one bout differ in the source.
+
+    Attributes:
+        floor: variance of each channel below which nothing is told apart (C,).
+        spread: standard deviation between windows of a bout, of each feature (F,); that of means
+            in units of the window's own standard deviation.
+        reach: range of each channel's means in the source, physical units (C,).
+        limit: misfit that three quarters of the source's bouts stay below.
+        triads: first channel of each sensor of three axes.
+        polar: those of them that are accelerometers.
+    """
+
+    floor: NDArray[np.float32]
+    spread: NDArray[np.float32]
+    reach: NDArray[np.float32]
+    limit: float
+    triads: tuple[int, ...] = ()
+    polar: tuple[int, ...] = ()
+
+    @classmethod
+    def fit(
+        cls,
+        summaries: Summary,
+        recordings: Sequence[NDArray[np.int64]],
+        triads: Sequence[int] = (),
+        polar: Sequence[int] = (),
+    ) -> Usual | None:
+        """From the source's N windows; None if its recordings are too short to tell.
+
+        Args:
+            summaries: of the windows.
+            recordings: rows of each recording of one activity, in time order.
+            triads: first channel of each sensor of three axes.
+            polar: those of them that are accelerometers.
+        """
+        channels = summaries.mean.shape[1]
+        deviation = np.sqrt(summaries.variance)
+        floor = np.square(np.quantile(deviation, 0.02, axis=0) / 2) + 1e-12
+        features = summaries.features(floor)
+        steps = [np.diff(features[rows], axis=0) for rows in recordings]
+        if sum(map(len, steps)) < _MIN_SOURCE:
+            return None
+        own = np.sqrt(summaries.variance + floor)
+        for rows, step in zip(recordings, steps, strict=True):
+            step[:, :channels] /= own[rows[1:]]
+        # The 70 % quantile of |difference| / sqrt 2 is about a standard deviation, and robust.
+        spread = np.quantile(np.abs(np.concatenate(steps)), 0.7, axis=0) / np.sqrt(2)
+        for block in _blocks(channels):
+            if spread[block].size:  # one channel correlates with none
+                spread[block] = np.sqrt(np.square(spread[block]).mean())
+        lowest, highest = np.quantile(summaries.mean, [0.01, 0.99], axis=0)
+        reach = highest - lowest
+        usual = cls(_single(floor), _single(spread), _single(reach), np.inf)
+        misfits = [m for rows in recordings for m in usual._misfits(features[rows])]
+        if not misfits:
+            return None
+        limit = float(np.quantile(misfits, 0.75))
+        return replace(usual, limit=limit, triads=tuple(triads), polar=tuple(polar))
+
+    def _misfits(self, features: Floats) -> list[float]:
+        """Misfits of three windows to the six before, all along a recording (n, F)."""
+        found = []
+        for start in range(0, len(features) - 8, 3):
+            bout = Bout(features[start], self)
+            for row in features[start + 1 : start + 6]:
+                bout.add(row)
+            after = features[start + 6 : start + 9].mean(0)
+            found.append(float(bout.misfit(after, 3)))
+        return found
+
+    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
+        """As numeric arrays, for a safetensors file."""
+        return {
+            "usual_floor": self.floor,
+            "usual_spread": self.spread,
+            "usual_reach": self.reach,
+            "usual_limit": np.array([self.limit], np.float32),
+            "triads": np.array(self.triads, np.float32),
+            "polar": np.array(self.polar, np.float32),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.float32]]) -> Usual | None:
+        """What `to_arrays` described; None where a bundle was made without it."""
+        try:
+            limit = float(arrays["usual_limit"][0])
+            triads, polar = (tuple(map(int, arrays[name])) for name in ("triads", "polar"))
+            floor, spread, reach = (arrays[f"usual_{n}"] for n in ("floor", "spread", "reach"))
+            return cls(floor, spread, reach, limit, triads, polar)
+        except (KeyError, IndexError):
+            return None
+
+
+def _single(values: Floats) -> NDArray[np.float32]:
+    return values.astype(np.float32)
+
+
+def _blocks(channels: int) -> tuple[slice, ...]:
+    """Means, levels, correlations and roughness within the features."""
+    return (
+        slice(channels),
+        slice(channels, 2 * channels),
+        slice(2 * channels, -channels),
+        slice(-channels, None),
+    )
+
+
+class Bout:
+    """Running mean and variance of the features of one activity's latest windows."""
+
+    __slots__ = ("_usual", "count", "mean", "variance")
+
+    def __init__(self, features: Floats, usual: Usual) -> None:
+        self._usual = usual
+        self.count = 1
+        self.mean = features
+        self.variance = np.zeros_like(features)
+
+    def add(self, features: Floats) -> None:
+        """Takes in one more window (F,)."""
+        self.count = min(self.count + 1, _MEMORY)
+        step = features - self.mean
+        self.mean = self.mean + step / self.count
+        self.variance = self.variance + (step * step - self.variance) / self.count
+
+    def misfit(self, features: Floats, count: int, columns: slice = slice(None)) -> Floats:
+        """Negative log-likelihood of the means (..., F) of `count` windows, each feature's capped.
+
+        Args:
+            columns: the features that count.
+        """
+        distance = self.distance(features, count)[..., columns]
+        misfit: Floats = 0.5 * np.minimum(distance, _CAP**2).sum(-1)
+        return misfit
+
+    def distance(self, features: Floats, count: int) -> Floats:
+        """Squared distance of the means (..., F) of `count` windows, in units of the usual."""
+        channels = len(self._usual.floor)
+        variance = np.square(self._usual.spread)
+        variance[:channels] *= np.exp(2 * self.mean[channels : 2 * channels])
+        variance = (_PRIOR * variance + self.count * self.variance) / (_PRIOR + self.count)
+        variance *= 1 / self.count + 1 / count + _WANDER
+        distance: Floats = np.square(features - self.mean) / variance
+        return distance
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """K candidates for what undoes a fault.
+
+    Attributes:
+        name: the fault of each.
+        channel: where it affects one channel only, else None.
+        matrix: (K, C, C).
+        shift: physical units (K, C).
+        pace: logarithm of the change in sampling rate (K,).
+    """
+
+    name: tuple[str, ...]
+    channel: tuple[int | None, ...]
+    matrix: Floats
+    shift: Floats
+    pace: Floats
+
+    def __call__(self, summary: Summary) -> Summary:
+        """The summary (of one window) under each of the maps: (K, ...)."""
+        matrix = self.matrix
+        return Summary(
+            matrix @ summary.mean + self.shift,
+            matrix @ summary.covariance @ matrix.transpose(0, 2, 1),
+            np.square(matrix) @ summary.roughness * np.exp(2 * self.pace)[:, None],
+        )
+
+    def inverse(self, index: int) -> Maps:
+        """The one map that brings the fault back which map `index` undoes."""
+        matrix = np.linalg.inv(self.matrix[index])
+        shift = -matrix @ self.shift[index]
+        pace = -self.pace[index : index + 1]
+        return Maps((self.name[index],), (None,), matrix[None], shift[None], pace)
+
+
+@lru_cache
+def axis_maps(channels: int, triads: tuple[int, ...], polar: tuple[int, ...]) -> Maps:
+    """Axes exchanged, or their signs turned: in one sensor, in all of them alike, or as a wearer
+    would do it, which is no fault and has the name "".
+
+    Worn otherwise, all sensors turn by the same rotation. On the other side of the body, vectors
+    are mirrored, and axial vectors such as a rate of turn are mirrored and reversed.
+
+    Args:
+        channels: C.
+        triads: first channel of each sensor of three axes.
+        polar: those that measure vectors (accelerometers), not axial vectors.
+    """
+    plain = [np.eye(3)[list(order)] for order in permutations(range(3)) if order != (0, 1, 2)]
+    plain += [np.diag(signs) for signs in product((1.0, -1.0), repeat=3) if min(signs) < 0]
+    found: dict[bytes, tuple[str, Floats]] = {}
+
+    def add(name: str, axes: Mapping[int, Floats]) -> None:
+        matrix = np.eye(channels)
+        for first, block in axes.items():
+            matrix[first : first + 3, first : first + 3] = block
+        found.setdefault(matrix.tobytes(), (name, matrix))
+
+    for axes in plain:
+        mirrored = np.linalg.det(axes) < 0
+        reversed_ = -axes if mirrored else axes
+        add(WORN, {first: axes if first in polar else reversed_ for first in triads})
+    for axes in plain:
+        for first in triads:
+            add(AXES, {first: axes})
+        add(AXES, dict.fromkeys(triads, axes))
+    names = tuple(name for name, _ in found.values())
+    stacked = np.reshape([matrix for _, matrix in found.values()], (-1, channels, channels))
+    count = len(names)
+    return Maps(names, (None,) * count, stacked, np.zeros((count, channels)), np.zeros(count))
+
+
+def other_maps(after: Summary, features: Floats, before: Floats, usual: Usual) -> Maps:
+    """Gain, offset and rate that would lead back from the windows after to those before.
+
+    Args:
+        after: their mean summary. features: their mean features (F,).
+        before: features of the bout (F,).
+    """
+    channels = len(after.mean)
+    found: list[tuple[str, int | None, Floats, Floats, float]] = []
+    one, nothing = np.ones(channels), np.zeros(channels)
+    groups = [[c] for c in range(channels)]
+    groups += [list(range(first, first + 3)) for first in usual.triads]
+    groups += [list(range(channels))] if len(usual.triads) != 1 or channels != 3 else []
+    step = before - features
+    for group in groups:
+        square = np.square(after.mean[group]).sum()
+        along = before[group] @ after.mean[group] / square if square else 0.0
+        gains = [float(step[channels : 2 * channels][group].mean())]  # told by the spread ...
+        if along > 0 and (np.abs(step[group]) > _MIN_SHIFT * usual.reach[group]).any():
+            gains.append(float(np.log(along)))  # ... or by the level, if it leapt
+        for gain in gains:
+            if abs(gain) > _MIN_GAIN:
+                scale = one.copy()
+                scale[group] = np.exp(gain)
+                only = group[0] if len(group) == 1 else None
+                found.append((GAIN, only, np.diag(scale), nothing, 0.0))
+    for channel in np.flatnonzero(np.abs(step[:channels]) > _MIN_SHIFT * usual.reach).tolist():
+        shift = nothing.copy()
+        shift[channel] = step[channel]
+        found.append((OFFSET, channel, np.diag(one), shift, 0.0))
+    pace = float(step[-channels:].mean())
+    if abs(pace) > _MIN_RATE:
+        found.append((RATE, None, np.diag(one), nothing, pace))
+    return Maps(
+        tuple(name for name, *_ in found),
+        tuple(channel for _, channel, *_ in found),
+        np.reshape([matrix for *_, matrix, _, _ in found], (-1, channels, channels)),
+        np.reshape([shift for *_, shift, _ in found], (-1, channels)),
+        np.array([change for *_, change in found]),
+    )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What explains the windows after a leap.
+
+    Attributes:
+        name: the fault; None if no map explains them; "" if they need none.
+        channel: where it affects one channel only.
+        repair: the map that brings it back, by which its end is known.
+        misfit: of the best explanation.
+        identity: misfit of the best bout without any map.
+        worn: the same if the sensor is worn otherwise.
+    """
+
+    name: str | None
+    channel: int | None = None
+    repair: Maps | None = None
+    misfit: float = np.inf
+    identity: float = np.inf
+    worn: float = np.inf
+
+
+class Distortion:
+    """Watches one stream for a leap that one of the maps undoes.
+
+    Attributes:
+        fault: the fault that stands, or None.
+        channel: where it affects one channel only.
+        since_seq: first window after the leap that led to the present state.
+    """
+
+    def __init__(self, usual: Usual, settings: DistortionSettings | None = None) -> None:
+        self._usual = usual
+        self._settings = settings or DistortionSettings()
+        self.fault: str | None = None
+        self.channel: int | None = None
+        self.since_seq = 0
+        self._bout: Bout | None = None  # the present one, as far as it is certain
+        self._bouts: list[Bout] = []  # earlier ones, all of a sound sensor
+        self._after: list[tuple[Summary, Floats]] = []  # windows after a leap, not yet judged
+        self._new: Bout | None = None  # the same, as a bout
+        self._leap_seq = 0
+        self._back = 0  # windows in a row that are as before the leap
+        self._repair: Maps | None = None
+
+    def update(self, summary: Summary, features: Floats, seq: int = 0) -> str | None:
+        """Takes one window; the fault that stands after it, or None."""
+        if self._bout is None:
+            self._bout = Bout(features, self._usual)
+        elif not self._leapt(self._bout, features):
+            self._as_before(features)
+        elif self._new is None or self._left(self._new, features):
+            self._leave(features, summary, seq)
+        else:
+            self._back = 0
+            self._after.append((summary, features))
+            self._new.add(features)
+            self._look()
+        return self.fault
+
+    def _leapt(self, bout: Bout, features: Floats) -> bool:
+        distance = bout.distance(features, 1)
+        if distance.max() > _ODD**2:
+            return True
+        return bool(distance.sum() > 2 * self._settings.leap * self._usual.limit)
+
+    def _left(self, bout: Bout, features: Floats) -> bool:
+        """Whether a bout of a few windows, of which little is known, is over already."""
+        return bool(bout.misfit(features, 1) > 2 * self._settings.leap * self._usual.limit)
+
+    def _as_before(self, features: Floats) -> None:
+        assert self._bout is not None
+        if self._new is None:
+            self._bout.add(features)
+            return
+        self._back += 1
+        if self._back >= 2:
+            self._after, self._new = [], None
+
+    def _leave(self, features: Floats, summary: Summary, seq: int) -> None:
+        """A leap, perhaps soon after another."""
+        if self._new is not None and self._new.count > 1:
+            self._settle()
+        self._after, self._new = [(summary, features)], Bout(features, self._usual)
+        self._leap_seq, self._back = seq, 0
+
+    def _settle(self) -> None:
+        """The windows after the leap are the present bout from now on."""
+        if self.fault is None and self._bout is not None and self._bout.count > 2:
+            self._bouts = [*self._bouts, self._bout][-self._settings.bouts :]
+        self._bout, self._after, self._new = self._new, [], None
+
+    def _look(self) -> None:
+        looks = self._settings.looks
+        if len(self._after) not in looks:
+            return
+        verdict = self._judge() if self.fault is None else self._judge_repair()
+        if verdict.name is not None:
+            if verdict.name and self.fault is None:
+                self._settle()
+                self.fault, self.channel = verdict.name, verdict.channel
+                self._repair, self.since_seq = verdict.repair, self._leap_seq
+            elif self.fault is not None:
+                self._settle()
+                self.fault, self.channel, self._repair = None, None, None
+                self.since_seq = self._leap_seq
+            else:
+                self._settle()
+        elif len(self._after) >= looks[-1]:
+            self._settle()
+
+    def _judge(self) -> Verdict:
+        after, features = self._mean_after()
+        count, usual = len(self._after), self._usual
+        assert self._bout is not None
+        bouts = [*([self._bout] if self._bout.count > 1 else []), *self._bouts[::-1]]
+        if not bouts:
+            return Verdict(None)
+        identity = min(float(bout.misfit(features, count)) for bout in bouts)
+        if identity < self._settings.fit * usual.limit:
+            return Verdict("", misfit=identity, identity=identity)
+        best = Verdict(None, identity=identity)
+        best = self._turned(after, bouts, count, best)
+        for bout in self._alike(bouts, features, count):
+            maps = other_maps(after, features, bout.mean, usual)
+            if maps.name:
+                misfits = bout.misfit(maps(after).features(usual.floor), count)
+                best = _better(best, maps, misfits)
+        return self._sure(best)
+
+    def _turned(self, after: Summary, bouts: list[Bout], count: int, best: Verdict) -> Verdict:
+        maps = axis_maps(len(after.mean), self._usual.triads, self._usual.polar)
+        if not maps.name:
+            return best
+        features = maps(after).features(self._usual.floor)
+        misfits = np.min([bout.misfit(features, count) for bout in bouts], axis=0)
+        worn = np.array([name == WORN for name in maps.name])
+        if worn.any():
+            best = replace(best, worn=float(misfits[worn].min()))
+        return _better(best, maps, np.where(worn, np.inf, misfits))
+
+    def _alike(self, bouts: list[Bout], features: Floats, count: int) -> list[Bout]:
+        """The bouts whose correlations are most alike: neither gain nor offset changes these."""
+        channels = len(self._usual.floor)
+        columns = slice(2 * channels, -channels)
+        return sorted(bouts, key=lambda bout: float(bout.misfit(features, count, columns)))[:2]
+
+    def _judge_repair(self) -> Verdict:
+        after, features = self._mean_after()
+        count, usual = len(self._after), self._usual
+        assert self._bout is not None and self._repair is not None
+        broken = float(self._bout.misfit(features, count))
+        back = self._bout.misfit(self._repair(after).features(usual.floor), count)
+        best = self._sure(_better(Verdict(None, identity=broken), self._repair, back))
+        if best.name is not None or not self._bouts:
+            return best
+        # Or an activity from before the fault comes again, and is better as it is than undone.
+        undone = self._repair.inverse(0)(after).features(usual.floor)
+        as_is = min(float(bout.misfit(features, count)) for bout in self._bouts)
+        mended = min(float(bout.misfit(undone, count).min()) for bout in self._bouts)
+        return self._sure(Verdict(self.fault, misfit=as_is, identity=mended))
+
+    def _sure(self, best: Verdict) -> Verdict:
+        explained = best.misfit < self._settings.fit * self._usual.limit
+        told = best.identity - best.misfit > self._settings.evidence
+        if explained and told and best.worn - best.misfit > self._settings.doubt:
+            return best
+        return replace(best, name=None)
+
+    def _mean_after(self) -> tuple[Summary, Floats]:
+        summaries = [summary for summary, _ in self._after]
+        return Summary(
+            np.mean([s.mean for s in summaries], 0),
+            np.mean([s.covariance for s in summaries], 0),
+            np.mean([s.roughness for s in summaries], 0),
+        ), np.mean([features for _, features in self._after], 0)
+
+
+def _better(best: Verdict, maps: Maps, misfits: Floats) -> Verdict:
+    # A map whose number was fitted, and not chosen, has to pay for it.
+    fitted = np.array([0.0 if name == AXES else 3.0 for name in maps.name])
+    index = int((misfits + fitted).argmin())
+    misfit = float(misfits[index] + fitted[index])
+    if misfit >= best.misfit:
+        return best
+    name, channel = maps.name[index], maps.channel[index]
+    repair = maps.inverse(index)
+    return replace(best, name=name, channel=channel, repair=repair, misfit=misfit)
