@@ -28,13 +28,14 @@ from edgetuner.drift.summary import Floats, Summary
 AXES, GAIN, OFFSET, RATE = "axis_swap", "gain", "offset", "rate"
 WORN = ""  # a map that is no fault: the sensor is worn otherwise
 
-_MEMORY = 8  # windows that a bout is remembered by
-_PRIOR = 4.0  # windows that the source's variation counts for beside a bout's own
+_MEMORY = 12  # windows that a bout is remembered by
+_PRIOR = 2.0  # windows that the source's variation counts for beside a bout's own
 _WANDER = 0.25  # variance of a bout's slow changes, in units of that between neighbouring windows
 _CAP = 8.0  # deviations beyond which a feature says no more: one odd feature is not everything
 _ODD = 5.0  # deviations of a single feature that are a leap
 _MIN_SHIFT = 0.25  # of the range of a channel's means in the source
-_MIN_GAIN, _MIN_RATE = np.log(1.25), np.log(1.4)
+_LOOSE, _REST = 3.0, 0.35  # a worse fit will do, if it leaves but this share of the misfit
+_MIN_GAIN, _MIN_RATE = np.log(1.25), np.log(1.55)
 _MIN_SOURCE = 20  # pairs of neighbouring windows, to know what is usual
 
 
@@ -52,8 +53,8 @@ class DistortionSettings:
     """
 
     looks: tuple[int, ...] = (3, 5, 8, 12)
-    leap: float = 1.5
-    fit: float = 1.3
+    leap: float = 1.0
+    fit: float = 1.0
     evidence: float = 15.0
     doubt: float = 6.0
     bouts: int = 6
@@ -171,13 +172,14 @@ def _blocks(channels: int) -> tuple[slice, ...]:
 class Bout:
     """Running mean and variance of the features of one activity's latest windows."""
 
-    __slots__ = ("_usual", "count", "mean", "variance")
+    __slots__ = ("_prior", "_usual", "count", "mean", "variance")
 
     def __init__(self, features: Floats, usual: Usual) -> None:
         self._usual = usual
         self.count = 1
         self.mean = features
         self.variance = np.zeros_like(features)
+        self._prior = self._expected()
 
     def add(self, features: Floats) -> None:
         """Takes in one more window (F,)."""
@@ -185,6 +187,22 @@ class Bout:
         step = features - self.mean
         self.mean = self.mean + step / self.count
         self.variance = self.variance + (step * step - self.variance) / self.count
+        if self.count in (3, _MEMORY):
+            self._prior = self._expected()
+
+    def _expected(self) -> Floats:
+        """What the variance should be after the source; that of means follows the level (F,)."""
+        channels = len(self._usual.floor)
+        variance: Floats = np.square(self._usual.spread)
+        variance[:channels] *= np.exp(2 * self.mean[channels : 2 * channels])
+        return _PRIOR * variance
+
+    def distance(self, features: Floats, count: int) -> Floats:
+        """Squared distance of the means (..., F) of `count` windows, in units of the usual."""
+        scale = (1 / self.count + 1 / count + _WANDER) / (_PRIOR + self.count)
+        step = features - self.mean
+        distance: Floats = step * step / ((self._prior + self.count * self.variance) * scale)
+        return distance
 
     def misfit(self, features: Floats, count: int, columns: slice = slice(None)) -> Floats:
         """Negative log-likelihood of the means (..., F) of `count` windows, each feature's capped.
@@ -195,16 +213,6 @@ class Bout:
         distance = self.distance(features, count)[..., columns]
         misfit: Floats = 0.5 * np.minimum(distance, _CAP**2).sum(-1)
         return misfit
-
-    def distance(self, features: Floats, count: int) -> Floats:
-        """Squared distance of the means (..., F) of `count` windows, in units of the usual."""
-        channels = len(self._usual.floor)
-        variance = np.square(self._usual.spread)
-        variance[:channels] *= np.exp(2 * self.mean[channels : 2 * channels])
-        variance = (_PRIOR * variance + self.count * self.variance) / (_PRIOR + self.count)
-        variance *= 1 / self.count + 1 / count + _WANDER
-        distance: Floats = np.square(features - self.mean) / variance
-        return distance
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,17 +287,20 @@ def axis_maps(channels: int, triads: tuple[int, ...], polar: tuple[int, ...]) ->
     return Maps(names, (None,) * count, stacked, np.zeros((count, channels)), np.zeros(count))
 
 
-def other_maps(after: Summary, features: Floats, before: Floats, usual: Usual) -> Maps:
+def other_maps(
+    after: Summary, features: Floats, before: Floats, usual: Usual, *, alone: bool
+) -> Maps:
     """Gain, offset and rate that would lead back from the windows after to those before.
 
     Args:
         after: their mean summary. features: their mean features (F,).
         before: features of the bout (F,).
+        alone: whether one channel by itself may be off.
     """
     channels = len(after.mean)
     found: list[tuple[str, int | None, Floats, Floats, float]] = []
     one, nothing = np.ones(channels), np.zeros(channels)
-    groups = [[c] for c in range(channels)]
+    groups = [[c] for c in range(channels)] if alone or channels == 1 else []
     groups += [list(range(first, first + 3)) for first in usual.triads]
     groups += [list(range(channels))] if len(usual.triads) != 1 or channels != 3 else []
     step = before - features
@@ -306,6 +317,8 @@ def other_maps(after: Summary, features: Floats, before: Floats, usual: Usual) -
                 only = group[0] if len(group) == 1 else None
                 found.append((GAIN, only, np.diag(scale), nothing, 0.0))
     for channel in np.flatnonzero(np.abs(step[:channels]) > _MIN_SHIFT * usual.reach).tolist():
+        if not alone:
+            break
         shift = nothing.copy()
         shift[channel] = step[channel]
         found.append((OFFSET, channel, np.diag(one), shift, 0.0))
@@ -439,16 +452,20 @@ class Distortion:
         if not bouts:
             return Verdict(None)
         identity = min(float(bout.misfit(features, count)) for bout in bouts)
-        if identity < self._settings.fit * usual.limit:
-            return Verdict("", misfit=identity, identity=identity)
+        nothing = Verdict("", misfit=identity, identity=identity)
+        if identity < self._settings.evidence:
+            return nothing
         best = Verdict(None, identity=identity)
         best = self._turned(after, bouts, count, best)
         for bout in self._alike(bouts, features, count):
-            maps = other_maps(after, features, bout.mean, usual)
+            maps = other_maps(after, features, bout.mean, usual, alone=bout is self._bout)
             if maps.name:
                 misfits = bout.misfit(maps(after).features(usual.floor), count)
                 best = _better(best, maps, misfits)
-        return self._sure(best)
+        best = self._sure(best)
+        if best.name is None and identity < self._settings.fit * usual.limit:
+            return nothing
+        return best
 
     def _turned(self, after: Summary, bouts: list[Bout], count: int, best: Verdict) -> Verdict:
         maps = axis_maps(len(after.mean), self._usual.triads, self._usual.polar)
@@ -480,10 +497,13 @@ class Distortion:
         undone = self._repair.inverse(0)(after).features(usual.floor)
         as_is = min(float(bout.misfit(features, count)) for bout in self._bouts)
         mended = min(float(bout.misfit(undone, count).min()) for bout in self._bouts)
-        return self._sure(Verdict(self.fault, misfit=as_is, identity=mended))
+        sound = as_is < min(mended - self._settings.evidence, _LOOSE * usual.limit)
+        return Verdict("" if sound else None)
 
     def _sure(self, best: Verdict) -> Verdict:
-        explained = best.misfit < self._settings.fit * self._usual.limit
+        limit = self._settings.fit * self._usual.limit
+        explained = best.misfit < limit
+        explained |= best.misfit < min(_LOOSE * limit, _REST * best.identity)
         told = best.identity - best.misfit > self._settings.evidence
         if explained and told and best.worn - best.misfit > self._settings.doubt:
             return best

@@ -21,7 +21,7 @@ _CALM = 0.05  # standard deviation over mean: at rest
 _MIN_CALM = 20  # windows at rest, to know what gravity measures
 _STEADY = 0.1  # relative spread of the norm at rest that an accelerometer may show in the source
 _TOLERANCE = 0.15  # relative deviation of the norm that is a fault
-_MARGIN = 0.5  # of the range of means in the source
+_MARGIN = 0.5  # beyond the largest mean in the source, whichever way the sensor lies
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,14 +31,12 @@ class Magnitude:
     Attributes:
         triads: first channel of each accelerometer of three axes (A,).
         gravity: what each of them measures at rest, physical units (A,).
-        low: lowest mean of each channel over a window (C,).
-        high: highest (C,).
+        reach: largest absolute mean of each channel over a window (C,).
     """
 
     triads: tuple[int, ...]
     gravity: NDArray[np.float32]
-    low: NDArray[np.float32]
-    high: NDArray[np.float32]
+    reach: NDArray[np.float32]
 
     @classmethod
     def fit(cls, summaries: Summary, triads: Sequence[int] = ()) -> Magnitude:
@@ -58,15 +56,12 @@ class Magnitude:
                 if highest - lowest < _STEADY * middle:
                     known.append(first)
                     gravity.append(middle)
-        low, high = summaries.mean.min(0), summaries.mean.max(0)
-        return cls(tuple(known), np.array(gravity, np.float32), low, high)
+        reach = np.abs(summaries.mean).max(0).astype(np.float32)
+        return cls(tuple(known), np.array(gravity, np.float32), reach)
 
     def inspect(self, summaries: Summary) -> NDArray[np.bool_]:
         """Which of N windows are impossible (N,)."""
-        margin = _MARGIN * (self.high - self.low)
-        mean = summaries.mean
-        beyond = (mean < self.low - margin) | (mean > self.high + margin)  # (N, C)
-        wrong = [beyond.any(1)]
+        wrong = [(np.abs(summaries.mean) > (1 + _MARGIN) * self.reach).any(1)]
         for first, gravity in zip(self.triads, self.gravity, strict=True):
             norm, square = _norms(summaries, first)
             calm = square - norm**2 < (_CALM * norm) ** 2
@@ -80,8 +75,7 @@ class Magnitude:
         return {
             "accelerometers": np.array(self.triads, np.float32),
             "gravity": self.gravity,
-            "mean_low": self.low,
-            "mean_high": self.high,
+            "mean_reach": self.reach,
         }
 
     @classmethod
@@ -89,7 +83,7 @@ class Magnitude:
         """What `to_arrays` described; None where a bundle was made without it."""
         try:
             triads = tuple(int(first) for first in arrays["accelerometers"])
-            return cls(triads, arrays["gravity"], arrays["mean_low"], arrays["mean_high"])
+            return cls(triads, arrays["gravity"], arrays["mean_reach"])
         except KeyError:
             return None
 
