@@ -115,13 +115,6 @@ def turned_gyroscope(x: Windows, rng: np.random.Generator) -> Windows:
     return _scaled(x, slice(channel, channel + 1), -1)
 
 
-def mounted_the_wrong_way(x: Windows, rng: np.random.Generator) -> Windows:
-    """The whole board turned by half a turn about one axis: two axes of every sensor reversed."""
-    axis = int(rng.integers(_AXES))
-    turned = [c for c in range(x.shape[1]) if c % _AXES != axis]
-    return _scaled(x, turned, -1)
-
-
 def gain_of_all(x: Windows, rng: np.random.Generator) -> Windows:
     """All channels at half or twice their size."""
     return _scaled(x, slice(None), _factor(rng))
@@ -139,10 +132,25 @@ def gain_of_channel(x: Windows, rng: np.random.Generator) -> Windows:
 
 
 def offset_of_channel(x: Windows, rng: np.random.Generator) -> Windows:
-    """One channel off by twice its spread over the stream."""
+    """One channel off by twice its spread over the stream, and half of what its sensor measures."""
     broken, channel = x.copy(), int(rng.integers(x.shape[1]))
-    broken[:, channel] += rng.choice((-2, 2)) * x[:, channel].std()
+    first = channel - channel % _AXES
+    size = 2 * x[:, channel].std() + 0.5 * np.sqrt(np.square(x[:, first : first + _AXES]).mean())
+    broken[:, channel] += x.dtype.type(rng.choice((-1, 1)) * size)
     return broken
+
+
+def upside_down(x: Windows, rng: np.random.Generator) -> Windows:
+    """The sensor turned by half a turn about one axis: two axes of every sensor reversed."""
+    axis = int(rng.integers(_AXES))
+    turned = [c for c in range(x.shape[1]) if c % _AXES != axis]
+    return _scaled(x, turned, -1)
+
+
+def mirrored(x: Windows, rng: np.random.Generator) -> Windows:
+    """The other side of the body: one axis of the accelerometer, two of the gyroscope reversed."""
+    axis = int(rng.integers(_AXES))
+    return _scaled(x, [axis, *(c for c in range(_AXES, x.shape[1]) if c % _AXES != axis)], -1)
 
 
 FAULTS: dict[str, Corruption] = {
@@ -151,10 +159,11 @@ FAULTS: dict[str, Corruption] = {
         *(flat_line, flat_all, stuck_with_noise, dropouts),
         *(clipping, clipped_axis, wrong_unit, spikes, twice_the_rate, half_the_rate),
         *(swapped_accelerometer, swapped_axes, turned_axis, turned_gyroscope),
-        *(mounted_the_wrong_way, gain_of_all, gain_of_accelerometer, gain_of_channel),
-        offset_of_channel,
+        *(gain_of_all, gain_of_accelerometer, gain_of_channel, offset_of_channel),
     )
 }
+# What a wearer may do as well: no faults, but changes that a model can learn.
+WORN: dict[str, Corruption] = {change.__name__: change for change in (upside_down, mirrored)}
 # What the service should call them; the first is best, the others are true as well.
 NAMES: dict[str, tuple[str, ...]] = {
     "flat_line": ("flat_line",),
@@ -171,7 +180,6 @@ NAMES: dict[str, tuple[str, ...]] = {
     "swapped_axes": ("axis_swap",),
     "turned_axis": ("axis_swap",),
     "turned_gyroscope": ("axis_swap",),
-    "mounted_the_wrong_way": ("axis_swap",),
     "gain_of_all": ("gain", "calibration"),
     "gain_of_accelerometer": ("gain", "calibration"),
     "gain_of_channel": ("gain", "calibration"),

@@ -29,13 +29,19 @@ AXES, GAIN, OFFSET, RATE = "axis_swap", "gain", "offset", "rate"
 WORN = ""  # a map that is no fault: the sensor is worn otherwise
 
 _MEMORY = 12  # windows that a bout is remembered by
+_KNOWN = 4  # windows without which nothing is compared with a bout
 _PRIOR = 2.0  # windows that the source's variation counts for beside a bout's own
 _WANDER = 0.25  # variance of a bout's slow changes, in units of that between neighbouring windows
 _CAP = 8.0  # deviations beyond which a feature says no more: one odd feature is not everything
 _ODD = 5.0  # deviations of a single feature that are a leap
 _MIN_SHIFT = 0.25  # of the range of a channel's means in the source
+_HOPELESS = 4.5  # limits beyond which more windows will not help
+_PLAIN = 70.0  # evidence that needs no second look
 _LOOSE, _REST = 3.0, 0.35  # a worse fit will do, if it leaves but this share of the misfit
 _MIN_GAIN, _MIN_RATE = np.log(1.25), np.log(1.55)
+# What a map costs in evidence: one whose number is fitted, and not chosen from a few, pays for it,
+# and a rate more, since people differ in pace.
+_PRICE = {WORN: 0.0, AXES: 0.0, GAIN: 3.0, OFFSET: 3.0, RATE: 12.0}
 _MIN_SOURCE = 20  # pairs of neighbouring windows, to know what is usual
 
 
@@ -56,7 +62,7 @@ class DistortionSettings:
     leap: float = 1.0
     fit: float = 1.0
     evidence: float = 15.0
-    doubt: float = 6.0
+    doubt: float = 10.0
     bouts: int = 6
 
 
@@ -271,6 +277,7 @@ def axis_maps(channels: int, triads: tuple[int, ...], polar: tuple[int, ...]) ->
         matrix = np.eye(channels)
         for first, block in axes.items():
             matrix[first : first + 3, first : first + 3] = block
+        matrix = matrix + 0.0  # no -0.0, which has other bytes
         found.setdefault(matrix.tobytes(), (name, matrix))
 
     for axes in plain:
@@ -287,6 +294,15 @@ def axis_maps(channels: int, triads: tuple[int, ...], polar: tuple[int, ...]) ->
     return Maps(names, (None,) * count, stacked, np.zeros((count, channels)), np.zeros(count))
 
 
+@lru_cache
+def _groups(channels: int, triads: tuple[int, ...], alone: bool) -> NDArray[np.bool_]:
+    """Which channels a gain may affect together: each, those of a sensor, or all (G, C)."""
+    groups = [np.arange(channels) == c for c in range(channels)] if alone else []
+    groups += [np.isin(np.arange(channels), range(first, first + 3)) for first in triads]
+    groups += [np.ones(channels, bool)]
+    return np.unique(groups, axis=0)
+
+
 def other_maps(
     after: Summary, features: Floats, before: Floats, usual: Usual, *, alone: bool
 ) -> Maps:
@@ -298,39 +314,34 @@ def other_maps(
         alone: whether one channel by itself may be off.
     """
     channels = len(after.mean)
-    found: list[tuple[str, int | None, Floats, Floats, float]] = []
-    one, nothing = np.ones(channels), np.zeros(channels)
-    groups = [[c] for c in range(channels)] if alone or channels == 1 else []
-    groups += [list(range(first, first + 3)) for first in usual.triads]
-    groups += [list(range(channels))] if len(usual.triads) != 1 or channels != 3 else []
+    groups = _groups(channels, usual.triads, alone)
     step = before - features
-    for group in groups:
-        square = np.square(after.mean[group]).sum()
-        along = before[group] @ after.mean[group] / square if square else 0.0
-        gains = [float(step[channels : 2 * channels][group].mean())]  # told by the spread ...
-        if along > 0 and (np.abs(step[group]) > _MIN_SHIFT * usual.reach[group]).any():
-            gains.append(float(np.log(along)))  # ... or by the level, if it leapt
-        for gain in gains:
-            if abs(gain) > _MIN_GAIN:
-                scale = one.copy()
-                scale[group] = np.exp(gain)
-                only = group[0] if len(group) == 1 else None
-                found.append((GAIN, only, np.diag(scale), nothing, 0.0))
-    for channel in np.flatnonzero(np.abs(step[:channels]) > _MIN_SHIFT * usual.reach).tolist():
-        if not alone:
-            break
-        shift = nothing.copy()
-        shift[channel] = step[channel]
-        found.append((OFFSET, channel, np.diag(one), shift, 0.0))
+    leapt = np.abs(step[:channels]) > _MIN_SHIFT * usual.reach
+    by_spread = groups @ step[channels : 2 * channels] / groups.sum(1)
+    along = groups @ (before[:channels] * after.mean)
+    by_level = np.log(np.maximum(along, 1e-12) / np.maximum(groups @ after.mean**2, 1e-12))
+    by_level = np.where((along > 0) & (groups & leapt).any(1), by_level, 0)
+    gain = np.concatenate([by_spread, by_level])
+    chosen = np.abs(gain) > _MIN_GAIN
+    where = np.concatenate([groups, groups])[chosen]
+    shifted = np.flatnonzero(leapt) if alone else np.empty(0, np.int64)
     pace = float(step[-channels:].mean())
-    if abs(pace) > _MIN_RATE:
-        found.append((RATE, None, np.diag(one), nothing, pace))
+    faster = bool(abs(pace) > _MIN_RATE)
+    count = len(where) + len(shifted) + faster
+
+    scale, shift, paces = np.ones((count, channels)), np.zeros((count, channels)), np.zeros(count)
+    scale[: len(where)] = np.where(where, np.exp(gain[chosen])[:, None], 1)
+    rows = len(where) + np.arange(len(shifted))
+    shift[rows, shifted] = step[shifted]
+    if faster:
+        paces[-1] = pace
+    only = [int(group.argmax()) if group.sum() == 1 else None for group in where]
     return Maps(
-        tuple(name for name, *_ in found),
-        tuple(channel for _, channel, *_ in found),
-        np.reshape([matrix for *_, matrix, _, _ in found], (-1, channels, channels)),
-        np.reshape([shift for *_, shift, _ in found], (-1, channels)),
-        np.array([change for *_, change in found]),
+        (GAIN,) * len(where) + (OFFSET,) * len(shifted) + (RATE,) * faster,
+        (*only, *shifted.tolist(), *(None,) * faster),
+        scale[:, :, None] * np.eye(channels),
+        shift,
+        paces,
     )
 
 
@@ -376,6 +387,7 @@ class Distortion:
         self._new: Bout | None = None  # the same, as a bout
         self._leap_seq = 0
         self._back = 0  # windows in a row that are as before the leap
+        self._said: str | None = None  # at the look before
         self._repair: Maps | None = None
 
     def update(self, summary: Summary, features: Floats, seq: int = 0) -> str | None:
@@ -417,11 +429,11 @@ class Distortion:
         if self._new is not None and self._new.count > 1:
             self._settle()
         self._after, self._new = [(summary, features)], Bout(features, self._usual)
-        self._leap_seq, self._back = seq, 0
+        self._leap_seq, self._back, self._said = seq, 0, None
 
     def _settle(self) -> None:
         """The windows after the leap are the present bout from now on."""
-        if self.fault is None and self._bout is not None and self._bout.count > 2:
+        if self.fault is None and self._bout is not None and self._bout.count >= _KNOWN:
             self._bouts = [*self._bouts, self._bout][-self._settings.bouts :]
         self._bout, self._after, self._new = self._new, [], None
 
@@ -430,8 +442,12 @@ class Distortion:
         if len(self._after) not in looks:
             return
         verdict = self._judge() if self.fault is None else self._judge_repair()
+        said, self._said = self._said, verdict.name
         if verdict.name is not None:
+            plain = verdict.identity - verdict.misfit > _PLAIN
             if verdict.name and self.fault is None:
+                if verdict.name != said and not plain:
+                    return  # the next look has to agree
                 self._settle()
                 self.fault, self.channel = verdict.name, verdict.channel
                 self._repair, self.since_seq = verdict.repair, self._leap_seq
@@ -448,7 +464,7 @@ class Distortion:
         after, features = self._mean_after()
         count, usual = len(self._after), self._usual
         assert self._bout is not None
-        bouts = [*([self._bout] if self._bout.count > 1 else []), *self._bouts[::-1]]
+        bouts = [*([self._bout] if self._bout.count >= _KNOWN else []), *self._bouts[::-1]]
         if not bouts:
             return Verdict(None)
         identity = min(float(bout.misfit(features, count)) for bout in bouts)
@@ -462,10 +478,11 @@ class Distortion:
             if maps.name:
                 misfits = bout.misfit(maps(after).features(usual.floor), count)
                 best = _better(best, maps, misfits)
-        best = self._sure(best)
-        if best.name is None and identity < self._settings.fit * usual.limit:
+        sure = self._sure(best)
+        hopeless = best.misfit > _HOPELESS * usual.limit
+        if sure.name is None and (hopeless or identity < self._settings.fit * usual.limit):
             return nothing
-        return best
+        return sure
 
     def _turned(self, after: Summary, bouts: list[Bout], count: int, best: Verdict) -> Verdict:
         maps = axis_maps(len(after.mean), self._usual.triads, self._usual.polar)
@@ -519,8 +536,7 @@ class Distortion:
 
 
 def _better(best: Verdict, maps: Maps, misfits: Floats) -> Verdict:
-    # A map whose number was fitted, and not chosen, has to pay for it.
-    fitted = np.array([0.0 if name == AXES else 3.0 for name in maps.name])
+    fitted = np.array([_PRICE[name] for name in maps.name])
     index = int((misfits + fitted).argmin())
     misfit = float(misfits[index] + fitted[index])
     if misfit >= best.misfit:

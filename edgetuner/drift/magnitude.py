@@ -31,7 +31,8 @@ class Magnitude:
     Attributes:
         triads: first channel of each accelerometer of three axes (A,).
         gravity: what each of them measures at rest, physical units (A,).
-        reach: largest absolute mean of each channel over a window (C,).
+        reach: largest absolute mean of each channel over a window; within a triad that of its norm
+            (C,).
     """
 
     triads: tuple[int, ...]
@@ -56,8 +57,10 @@ class Magnitude:
                 if highest - lowest < _STEADY * middle:
                     known.append(first)
                     gravity.append(middle)
-        reach = np.abs(summaries.mean).max(0).astype(np.float32)
-        return cls(tuple(known), np.array(gravity, np.float32), reach)
+        reach = np.abs(summaries.mean).max(0)
+        for first in triads:  # whichever way the sensor lies
+            reach[first : first + 3] = _norms(summaries, first)[0].max()
+        return cls(tuple(known), np.array(gravity, np.float32), reach.astype(np.float32))
 
     def inspect(self, summaries: Summary) -> NDArray[np.bool_]:
         """Which of N windows are impossible (N,)."""

@@ -45,7 +45,7 @@ class SensorSettings:
     persistence: int = 3
     patience: int = 8
     range_margin: float = 1.0
-    clipped_fraction: float = 0.1
+    clipped_fraction: float = 0.07
     clipped_swing: float = 0.5
     rate_tolerance: float = 0.25
     hop: int | None = None
@@ -166,7 +166,7 @@ class SensorProfile:
         if self.grain is not None:
             deviation = np.sqrt(summaries.variance)
             flat |= self.grain.dead(x, deviation)
-            moving[:] = deviation > 2 * self.grain.coarse
+            moving[:] = deviation > 1.5 * self.grain.coarse
             held = held_share(x)
             tests.insert(2, (FLAT, self.grain.interrupted(x, held)[:, None]))
         if moving.any():

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from benchmarks import faults as benchmark
+from edgetuner.data import load
 from edgetuner.drift import SensorCheck, SensorProfile, SensorSettings
 from edgetuner.errors import DriftError
+from tests.drift import walkers
 
 HZ, HOP, CHANNELS, LENGTH = 50.0, 64, 3, 128
 NS = 1_000_000_000
@@ -150,3 +157,102 @@ def test_profile_names_dead_channels() -> None:
     x[:, 1] = 0
     with pytest.raises(DriftError, match=r"constant in all source windows.*got \[1\]"):
         SensorProfile.fit(x, HZ)
+
+
+def test_profile_with_all_parts_round_trips() -> None:
+    x, recordings = walkers.source()
+    profile = SensorProfile.fit(x, HZ, triads=walkers.TRIADS, recordings=recordings)
+    again = SensorProfile.from_arrays(profile.to_arrays())
+    settings = SensorSettings()
+    changed = walkers.recording(2, 6, seed=3)
+    changed[3:] *= 0.5
+    for one, other in zip(
+        profile.inspect(changed, settings), again.inspect(changed, settings), strict=True
+    ):
+        assert (one.fault, one.channel) == (other.fault, other.channel)
+        assert one.features is not None and other.features is not None
+        np.testing.assert_array_equal(one.features, other.features)
+
+
+def test_an_older_bundle_is_checked_for_what_it_knows() -> None:
+    x, recordings = walkers.source()
+    profile = SensorProfile.fit(x, HZ, triads=walkers.TRIADS, recordings=recordings)
+    old = {name: profile.to_arrays()[name] for name in ("low", "high", "hz")}
+    sensor = SensorCheck(SensorProfile.from_arrays(old))
+    for x in 0.5 * walkers.recording(0, 20, seed=1):
+        assert sensor.update(x) is None
+    for x in walkers.recording(0, 3, seed=1):
+        x[1] = 0
+        sensor.update(x)
+    assert sensor.fault == "flat_line"
+
+
+def test_a_size_that_cannot_be_is_reported_when_no_better_name_comes() -> None:
+    x, recordings = walkers.source()
+    profile = SensorProfile.fit(x, HZ, triads=walkers.TRIADS, recordings=recordings)
+    sensor = SensorCheck(profile, SensorSettings(patience=5))
+    seen = [sensor.update(w, seq=i) for i, w in enumerate(0.5 * walkers.recording(0, 6, seed=1))]
+    assert seen == [None] * 4 + ["calibration"] * 2
+    assert sensor.since_seq == 0
+
+
+@given(
+    st.lists(st.sampled_from([-1, 0, 86_400 * NS, -86_400 * NS, 2**62]), max_size=3),
+    st.integers(3, 8),
+)
+def test_a_clock_that_leaps_is_no_fault_for_ever(leaps: list[int], apart: int) -> None:
+    sensor = check(hop=HOP)
+    step = int(HOP / HZ * NS)
+    t_ns, seq = 1_000 * NS, 0
+    for leap in leaps:
+        t_ns += leap
+        for x in life(apart):
+            assert sensor.update(x, seq=seq, t_ns=t_ns) is None
+            t_ns, seq = t_ns + step, seq + 1
+    assert not (leaps and sensor.suspect)
+
+
+@given(
+    hnp.arrays(
+        np.float32,
+        (CHANNELS, LENGTH),
+        elements=st.sampled_from([0.0, 1.0, -1e30, 3e38, np.nan, np.inf, -np.inf]),
+    )
+)
+@pytest.mark.filterwarnings("error")
+def test_whatever_a_window_holds_it_is_judged(x: Signal) -> None:
+    sensor = check(persistence=1)
+    fault = sensor.update(x)
+    assert fault in ("range", "flat_line", "clipping", None)
+    if not np.isfinite(x).all():
+        assert fault == "range"
+
+
+@pytest.mark.parametrize("name", ["swapped_axes", "gain_of_all", "dropouts", "turned_axis"])
+def test_faults_of_a_stranger_s_sensor_are_named(
+    recordings: Callable[[str], Path], name: str
+) -> None:
+    """An arm of a person whom the profile does not know, walking."""
+    arm = load(recordings("dsads")).select(position="right_arm")
+    known = arm.take(arm.groups["subject"] <= 6)
+    profile = SensorProfile.fit(known.x, known.hz, triads=(0, 3), recordings=known.recordings())
+    walk = arm.select(subject=7).take(arm.select(subject=7).y == 8)
+    sensor, x = SensorCheck(profile), walk.x[:40].copy()
+    x[20:] = benchmark.FAULTS[name](x[20:], np.random.default_rng(0))
+    seen = [sensor.update(window, seq=seq) for seq, window in enumerate(x)]
+    assert seen[:20] == [None] * 20
+    assert seen[39] in benchmark.NAMES[name]
+    assert sensor.since_seq == 20
+
+
+@pytest.mark.parametrize("position", ["left_arm", "torso", "right_leg", "left_leg"])
+def test_a_sensor_worn_elsewhere_is_no_fault(
+    recordings: Callable[[str], Path], position: str
+) -> None:
+    everywhere = load(recordings("dsads"))
+    arm, other = (everywhere.select(position=p) for p in ("right_arm", position))
+    profile = SensorProfile.fit(arm.x, arm.hz, triads=(0, 3), recordings=arm.recordings())
+    for rows in arm.recordings()[::9]:
+        sensor = SensorCheck(profile)
+        for x in np.concatenate([arm.x[rows[:20]], other.x[rows[20:40]]]):
+            assert sensor.update(x) is None

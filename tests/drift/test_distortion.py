@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from benchmarks.faults import FAULTS, NAMES, WORN
+from edgetuner.drift.distortion import WORN as NO_FAULT
+from edgetuner.drift.distortion import Distortion, Usual, axis_maps
+from edgetuner.drift.summary import Summary
+from tests.drift import walkers
+
+Change = Callable[..., NDArray[np.float32]]
+BEFORE = 12
+
+
+@pytest.fixture(scope="module")
+def usual() -> Usual:
+    x, recordings = walkers.source()
+    found = Usual.fit(Summary.of(x), recordings, walkers.TRIADS, (0,))
+    assert found is not None
+    return found
+
+
+def play(usual: Usual, *parts: NDArray[np.float32], watch: Distortion | None = None) -> Distortion:
+    watch = watch or Distortion(usual)
+    summaries = Summary.of(np.concatenate(parts))
+    features = summaries.features(usual.floor)
+    for seq in range(len(features)):
+        watch.update(summaries[seq], features[seq], seq)
+    return watch
+
+
+KNOWN_BY_A_LEAP = (
+    *("swapped_accelerometer", "swapped_axes", "turned_axis"),
+    *("gain_of_all", "gain_of_accelerometer"),
+)
+
+
+@pytest.mark.parametrize("name", KNOWN_BY_A_LEAP)
+def test_a_fault_is_named_and_its_beginning_known(usual: Usual, name: str) -> None:
+    rng = np.random.default_rng(3)
+    x = walkers.recording(3, BEFORE + 8, seed=7)
+    watch = play(usual, x[:BEFORE], FAULTS[name](x[BEFORE:], rng).astype(np.float32))
+    assert watch.fault in NAMES[name]
+    assert watch.since_seq == BEFORE
+
+
+@pytest.mark.parametrize("change", WORN.values(), ids=WORN)
+@pytest.mark.parametrize("activity", [0, 1, 3, 4])
+def test_what_a_wearer_can_do_is_no_fault(usual: Usual, change: Change, activity: int) -> None:
+    x = walkers.recording(activity, BEFORE + 8, seed=7)
+    rng = np.random.default_rng(activity)
+    assert play(usual, x[:BEFORE], change(x[BEFORE:], rng)).fault is None
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=5), st.integers(0, 50))
+def test_one_activity_after_another_is_no_fault(activities: list[int], seed: int) -> None:
+    x, recordings = walkers.source()
+    usual = Usual.fit(Summary.of(x), recordings, walkers.TRIADS, (0,))
+    assert usual is not None
+    assert play(usual, *(walkers.recording(a, 10, seed=seed) for a in activities)).fault is None
+
+
+def test_a_fault_is_over_when_it_is_undone(usual: Usual) -> None:
+    x = walkers.recording(3, 40, seed=7)
+    broken = FAULTS["turned_axis"](x[12:24], np.random.default_rng(0))
+    watch = play(usual, x[:12], broken)
+    assert watch.fault == "axis_swap"
+    play(usual, x[24:], watch=watch)
+    assert watch.fault is None
+
+
+def test_a_fault_is_over_when_an_activity_comes_again_as_it_was(usual: Usual) -> None:
+    walking, rowing = walkers.recording(3, 40, seed=7), walkers.recording(4, 20, seed=7)
+    broken = FAULTS["turned_axis"](rowing[12:], np.random.default_rng(0))
+    watch = play(usual, walking[:12], rowing[:12], broken)
+    assert watch.fault == "axis_swap"
+    play(usual, walking[12:], watch=watch)
+    assert watch.fault is None
+
+
+def test_a_stay_of_one_window_is_no_leap(usual: Usual) -> None:
+    x, odd = walkers.recording(3, 30, seed=7), walkers.recording(1, 1, seed=7)
+    watch = play(usual, x[:12], odd, x[12:])
+    assert watch.fault is None
+
+
+@pytest.mark.parametrize(("triads", "polar"), [((0,), (0,)), ((0, 3), (0,)), ((0, 3, 6), (0,))])
+def test_maps_are_signed_permutations_and_all_differ(
+    triads: tuple[int, ...], polar: tuple[int, ...]
+) -> None:
+    maps = axis_maps(9, triads, polar)
+    size = np.abs(maps.matrix)
+    np.testing.assert_array_equal(size.sum(1), 1)
+    np.testing.assert_array_equal(size.sum(2), 1)
+    assert len(np.unique(maps.matrix, axis=0)) == len(maps.name)
+    for index in range(len(maps.name)):
+        np.testing.assert_allclose(maps.inverse(index).matrix[0] @ maps.matrix[index], np.eye(9))
+
+
+def test_one_sensor_alone_can_always_be_worn_so() -> None:
+    """Without a second sensor beside it, every exchange of axes is a turn or a mirror image."""
+    assert set(axis_maps(3, (0,), (0,)).name) == {NO_FAULT}
+
+
+def test_usual_round_trip(usual: Usual) -> None:
+    again = Usual.from_arrays(usual.to_arrays())
+    assert again is not None
+    assert (again.triads, again.polar) == (usual.triads, usual.polar)
+    np.testing.assert_array_equal(again.spread, usual.spread)
+    assert np.isclose(again.limit, usual.limit)
+    assert Usual.from_arrays({}) is None
+
+
+def test_short_recordings_tell_nothing() -> None:
+    x, _ = walkers.source(count=4)
+    assert Usual.fit(Summary.of(x), [np.arange(4)], walkers.TRIADS) is None
+    assert Usual.fit(Summary.of(x), [], walkers.TRIADS) is None

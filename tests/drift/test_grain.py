@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgetuner.drift.grain import Grain, extreme_share, held_share, is_coarse
+from edgetuner.drift.summary import Summary
+from tests.drift import walkers
+
+
+@pytest.fixture(scope="module")
+def known() -> Grain:
+    x, _ = walkers.source()
+    return Grain.fit(x, Summary.of(x))
+
+
+def test_shares_of_samples() -> None:
+    x = np.array([[[0, 0, 1, 2], [3, 3, 3, 4]]], np.float32)
+    np.testing.assert_allclose(held_share(x), [1 / 3])
+    np.testing.assert_allclose(extreme_share(x, x.max(2)), [[0.25, 0.25]])
+
+
+def test_windows_of_a_loose_cable_are_interrupted(known: Grain) -> None:
+    x = walkers.recording(1, 4, seed=1)
+    assert not known.interrupted(x, held_share(x)).any()
+    x[..., 20:80] = x[..., 20:21]
+    assert known.interrupted(x, held_share(x)).all()
+
+
+def test_a_dead_channel_dithers(known: Grain) -> None:
+    x = walkers.recording(2, 4, seed=1)
+    x[:, 4] = 1 + 1e-3 * np.random.default_rng(0).standard_normal(x[:, 4].shape)
+    dead = known.dead(x, np.sqrt(Summary.of(x).variance))
+    assert dead[:, 4].all()
+    assert dead.sum() == 4
+
+
+def test_rest_in_coarse_steps_is_not_death() -> None:
+    assert is_coarse(np.round(np.linspace(0, 0.4, 100), 1).astype(np.float32))
+    assert not is_coarse(np.linspace(0, 1, 100, dtype=np.float32))
