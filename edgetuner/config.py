@@ -142,7 +142,9 @@ class DriftConfig(_Section):
         default=True, description="false: watch and report, but never start an adaptation"
     )
     sensor_faults: bool = Field(
-        default=True, description="flat line, clipping, insane range: reported, never trained on"
+        default=True,
+        description="flat line, clipping, range, rate, swapped axes, gain, offset: reported, never "
+        "trained on",
     )
     false_alarm_every: Seconds | None = Field(
         default=None,
