@@ -63,7 +63,7 @@ class DistortionSettings:
     fit: float = 1.0
     evidence: float = 15.0
     doubt: float = 10.0
-    bouts: int = 6
+    bouts: int = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -499,7 +499,9 @@ class Distortion:
         """The bouts whose correlations are most alike: neither gain nor offset changes these."""
         channels = len(self._usual.floor)
         columns = slice(2 * channels, -channels)
-        return sorted(bouts, key=lambda bout: float(bout.misfit(features, count, columns)))[:2]
+        misfits = [float(bout.misfit(features, count, columns)) for bout in bouts]
+        nearest = np.argsort(misfits)[:2]
+        return [bouts[i] for i in nearest if misfits[i] < _LOOSE * self._usual.limit]
 
     def _judge_repair(self) -> Verdict:
         after, features = self._mean_after()
