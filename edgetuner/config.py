@@ -325,7 +325,12 @@ class GateConfig(_Section):
 class ProbationConfig(_Section):
     """After a swap the previous version predicts the labelled windows too, and may come back."""
 
-    labels: int = Field(default=30, ge=1, description="labelled windows after which it is over")
+    labels: int = Field(
+        default=30,
+        ge=1,
+        description="labelled windows after which it is over: the new version stays unless it was "
+        "right less often",
+    )
     windows: int = Field(
         default=5000, ge=1, description="windows after which it is over in any case"
     )
@@ -333,7 +338,8 @@ class ProbationConfig(_Section):
         default=0.05,
         gt=0,
         lt=1,
-        description="McNemar's test that the previous version is better: roll back",
+        description="chance that a version which is no worse is taken back before that, however "
+        "often it is looked at; 1 / it is the evidence asked for the previous one",
     )
 
 

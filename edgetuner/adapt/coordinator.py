@@ -135,10 +135,7 @@ class Coordinator:
         if self._progress:
             about["progress"] = self._progress
         if self._probation is not None:
-            about["probation"] = {
-                "windows": self._probation.windows,
-                "labels": len(self._probation.right),
-            }
+            about["probation"] = self._probation.to_wire()
         return about | ({"last": self.last} if self.last else {})
 
     # ------------------------------------------------------------------ what operators ask
@@ -434,7 +431,6 @@ class Coordinator:
         previous = await self._pipeline.swap(candidate)
         self._probation = Probation(previous, starts)
         self._drifted.clear()
-        self._failures = 0
         self.counts["swaps"] += 1
         self._enter(
             "probation",
@@ -464,22 +460,21 @@ class Coordinator:
         self._settle("refused", job=job.ask.job, **verdict.to_wire())
 
     async def _review(self, probation: Probation) -> None:
-        settings = self._config().probation
         await self._compare(probation)
-        p = probation.p_previous_better()
-        if probation.tells and p <= settings.max_p_value:
-            await self._roll_back(probation, f"the previous version is better, p = {p:.3g}")
-        elif len(probation.right) >= settings.labels or probation.windows >= settings.windows:
-            evidence = (
-                f"{len(probation.right)} labelled of {probation.windows} windows, p = {p:.3g}"
+        verdict = probation.verdict(self._config().probation)
+        if verdict == "worse":
+            await self._roll_back(
+                probation, f"the previous version is better: {probation.summary()}"
             )
-            version = self._pipeline.version.id
-            self._registry.promote(version, evidence)
+        elif verdict == "proven":
+            version, reason = self._pipeline.version.id, probation.summary()
+            self._registry.promote(version, reason)
             self._probation = None
+            self._failures = 0
             await asyncio.to_thread(self._registry.prune)
             self.counts["promotions"] += 1
             self._not_before = self._clock() + self._config().adapt.cooldown_s
-            self._settle("promoted", version=version, reason=evidence)
+            self._settle("promoted", version=version, reason=reason, **probation.to_wire())
 
     async def _compare(self, probation: Probation) -> None:
         """Lets the previous version predict what has been labelled since the last look."""
@@ -501,7 +496,8 @@ class Coordinator:
         self.counts["rollbacks"] += 1
         self._back_off()
         version = probation.previous.id
-        self._settle("rollback", version=version, taken_back=taken.id, reason=reason)
+        facts = {"taken_back": taken.id, "reason": reason, **probation.to_wire()}
+        self._settle("rollback", version=version, wait_s=self._wait_s(), **facts)
         return version
 
     # ------------------------------------------------------------------ small things
@@ -526,6 +522,7 @@ class Coordinator:
     async def _serve(self, version: ModelVersion) -> None:
         await self._pipeline.swap(version)
         self._probation = None
+        self._failures = 0
         self._drifted.clear()
 
     async def _load(self, path: Path) -> ModelVersion:
@@ -552,6 +549,9 @@ class Coordinator:
         wait = self._config().adapt.cooldown_s * 2**self._failures
         self._failures = min(self._failures + 1, 10)
         self._not_before = self._clock() + wait
+
+    def _wait_s(self) -> float:
+        return max(0.0, round(self._not_before - self._clock(), 1))
 
     def _defer(self, reason: str) -> None:
         self.state = "drifted" if self._drifted else "requested"

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from math import comb
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from edgetuner.adapt.gate import mcnemar
+from edgetuner.config import ProbationConfig
 
 if TYPE_CHECKING:
     from edgetuner.inference import ModelVersion
 
 StreamKey = tuple[str, str]
-_MIN_EVIDENCE = 8  # labelled windows before probation may end badly
 
 
 @dataclass
@@ -33,11 +31,62 @@ class Probation:
     right: dict[int, tuple[bool, bool]] = field(default_factory=dict)
 
     @property
-    def tells(self) -> bool:
-        """Whether there is enough to end it badly."""
-        return len(self.right) >= _MIN_EVIDENCE
+    def wins(self) -> int:
+        """Labelled windows on which the new version alone is right."""
+        return sum(new and not old for new, old in self.right.values())
 
-    def p_previous_better(self) -> float:
-        """McNemar's p-value that the previous version is no better than the new one."""
-        pairs = np.array(list(self.right.values()), dtype=bool).reshape(-1, 2)
-        return mcnemar(better=pairs[:, 1], worse=pairs[:, 0])
+    @property
+    def losses(self) -> int:
+        """Labelled windows on which the previous version alone is right."""
+        return sum(old and not new for new, old in self.right.values())
+
+    @property
+    def evidence(self) -> float:
+        """That the previous version is better: see `wealth`."""
+        return wealth(self.losses, self.wins)
+
+    def verdict(self, settings: ProbationConfig) -> Literal["worse", "proven"] | None:
+        """What the labels say so far; None while they say nothing yet.
+
+        `worse` as soon as the evidence for the previous version reaches 1 / max_p_value, and at the
+        end where the new version was right less often: by then the proof is its own to give.
+        """
+        if self.evidence * settings.max_p_value >= 1:
+            return "worse"
+        if len(self.right) < settings.labels and self.windows < settings.windows:
+            return None
+        return "worse" if self.losses > self.wins else "proven"
+
+    def to_wire(self) -> dict[str, Any]:
+        """JSON-compatible numbers."""
+        return {
+            "windows": self.windows,
+            "labels": len(self.right),
+            "wins": self.wins,
+            "losses": self.losses,
+            "evidence": round(self.evidence, 3),
+        }
+
+    def summary(self) -> str:
+        """The numbers, in words."""
+        return (
+            f"the new one alone is right {self.wins} times, the previous one {self.losses} times, "
+            f"on {len(self.right)} labelled of {self.windows} windows"
+        )
+
+
+def wealth(losses: int, wins: int) -> float:
+    """What a gambler has made of 1 who bets that losses are more likely than wins.
+
+    At fair odds, where a loss is no more likely than a win whatever came before, nothing is won in
+    the mean, so that the wealth ever reaches 1 / a with probability a at most (Ville 1939): it may
+    be looked at after every label, which a p-value may not. The gambler does not know the
+    probability q of a loss, and spreads the 1 evenly over 1/2 < q < 1 (mixtures: Robbins 1970;
+    tests by betting: Waudby-Smith & Ramdas 2024, arXiv 2010.09686). With n = losses + wins that is
+
+        2 int (2 q)^losses (2 - 2 q)^wins dq = sum_{j <= losses} C(n + 1, j) / (n + 1) C(n, losses)
+
+    Windows on which both versions are right, or both wrong, bet nothing.
+    """
+    n = losses + wins
+    return sum(comb(n + 1, j) for j in range(losses + 1)) / ((n + 1) * comb(n, losses))

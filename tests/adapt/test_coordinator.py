@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from edgetuner.adapt import coordinator as module  # noqa: E402
 from edgetuner.adapt import job as jobs  # noqa: E402
-from edgetuner.adapt.coordinator import Coordinator, Probation  # noqa: E402
+from edgetuner.adapt.coordinator import Coordinator  # noqa: E402
 from edgetuner.adapt.job import Job  # noqa: E402
 from edgetuner.bundle import Bundle, write_bundle  # noqa: E402
 from edgetuner.config import Config  # noqa: E402
@@ -217,28 +217,62 @@ def test_labels_that_speak_for_the_previous_version_bring_it_back(
     play(scene)
 
 
-def test_too_few_labels_prove_nothing_and_windows_alone_end_a_probation(
-    play: Callable[..., None],
-) -> None:
+def test_without_labels_windows_alone_end_a_probation(play: Callable[..., None]) -> None:
     async def scene(stage: Stage) -> None:
         candidate = await stage.swapped()
-        await stage.see(7, shift=0)
+        await stage.see(99, labelled=False)
         await stage.coordinator.consider()
         assert stage.coordinator.state == "probation"
-        await stage.see(93, labelled=False)
+        await stage.see(1, labelled=False)
         await stage.coordinator.consider()
         assert stage.registry.aliases.champion == candidate
 
     play(scene)
 
 
-def test_p_value_of_a_probation() -> None:
-    probation = Probation(None, {})  # type: ignore[arg-type]
-    assert probation.p_previous_better() == 1.0
-    probation.right = {row: (False, True) for row in range(5)}
-    assert probation.p_previous_better() == pytest.approx(2**-5)
-    probation.right = {row: (True, False) for row in range(5)}
-    assert probation.p_previous_better() == 1.0
+def test_too_few_labels_prove_nothing_until_the_end_of_the_probation(
+    play: Callable[..., None],
+) -> None:
+    async def scene(stage: Stage) -> None:
+        candidate = await stage.swapped()
+        await stage.see(6, shift=0)
+        await stage.coordinator.consider()
+        assert stage.coordinator.state == "probation"
+        assert stage.coordinator.describe()["probation"]["losses"] == 6
+        await stage.see(94, labelled=False)
+        await stage.coordinator.consider()
+        assert stage.told("rollback")["taken_back"] == candidate
+        assert stage.told("rollback")["labels"] == 6
+
+    play(scene)
+
+
+def test_each_rollback_is_waited_for_twice_as_long_until_a_version_proves_itself(
+    play: Callable[..., None],
+) -> None:
+    async def scene(stage: Stage) -> None:
+        waits = []
+        for _ in range(3):
+            await stage.swapped()
+            await stage.see(8, shift=0)
+            await stage.coordinator.consider()
+            waits.append(stage.told("rollback")["wait_s"])
+            stage.now += waits[-1]
+        assert waits == [10, 20, 40]
+        await stage.swapped()
+        await stage.see(12)
+        await stage.coordinator.consider()
+        assert stage.events()[-1] == "promoted"
+        stage.now += 10
+        stage.outcome = AdaptationError("no luck")
+        await stage.see(24)
+        for _ in range(2):
+            stage.drift()
+            await stage.coordinator.consider()
+            stage.now += 10
+        assert stage.coordinator.counts["failed"] == 2, "it begins anew with the first wait"
+
+    play(scene)
 
 
 def test_too_few_labels_defer_and_say_so_once(play: Callable[..., None]) -> None:

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgetuner.adapt.probation import Probation, wealth
+from edgetuner.config import ProbationConfig
+
+SETTINGS = ProbationConfig(labels=30, windows=500, max_p_value=0.05)
+
+
+def probation(wins: int = 0, losses: int = 0, both: int = 0, windows: int = 0) -> Probation:
+    pairs = [(True, False)] * wins + [(False, True)] * losses + [(True, True)] * both
+    return Probation(None, {}, windows, dict(enumerate(pairs)))  # type: ignore[arg-type]
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_at_fair_odds_nothing_is_won_in_the_mean(losses: int, wins: int) -> None:
+    """It is a martingale, whatever came before: that is what makes it safe to look at any time."""
+    after = (wealth(losses + 1, wins) + wealth(losses, wins + 1)) / 2
+    assert after == pytest.approx(wealth(losses, wins))
+
+
+def test_wealth_is_the_mean_over_the_stakes() -> None:
+    q = (np.arange(100_000) + 0.5) / 200_000 + 0.5
+    for losses, wins in product(range(8), repeat=2):
+        expected = np.mean((2 * q) ** losses * (2 - 2 * q) ** wins)
+        assert wealth(losses, wins) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("q", [0.5, 0.4])
+def test_a_version_that_is_no_worse_is_hardly_ever_taken_back_though_it_is_looked_at_always(
+    q: float,
+) -> None:
+    """4,000 probations without an end, of 200 windows that tell the two apart."""
+    lost = np.cumsum(np.random.default_rng(3).random((4000, 200)) < q, axis=1)
+    reached = np.array(
+        [[wealth(losses, n - losses) for losses in range(n + 1)] + [0.0] * (200 - n)
+         for n in range(1, 201)]
+    ) >= 20  # fmt: skip
+    taken_back = reached[np.arange(200), lost].any(axis=1).mean()
+    assert taken_back <= 0.05
+    if q == 0.5:
+        assert taken_back > 0.02, "and the bound is not idle"
+
+
+def test_a_worse_version_is_taken_back_as_soon_as_that_is_clear() -> None:
+    assert probation(losses=6).verdict(SETTINGS) is None
+    assert probation(losses=7).verdict(SETTINGS) == "worse"
+    assert probation(losses=9, wins=1).verdict(SETTINGS) is None
+    assert probation(losses=10, wins=1).verdict(SETTINGS) == "worse"
+
+
+def test_at_the_end_the_new_version_stays_unless_it_was_right_less_often() -> None:
+    assert probation(wins=1, losses=1, both=27).verdict(SETTINGS) is None
+    assert probation(wins=1, losses=1, both=28).verdict(SETTINGS) == "proven"
+    assert probation(wins=1, losses=2, both=27).verdict(SETTINGS) == "worse"
+    assert probation(windows=500).verdict(SETTINGS) == "proven", "nobody labels any more"
+    assert probation(losses=1, windows=500).verdict(SETTINGS) == "worse"
+
+
+def test_its_numbers_are_told() -> None:
+    one = probation(wins=3, losses=1, both=2, windows=40)
+    assert one.to_wire() == {
+        **{"windows": 40, "labels": 6, "wins": 3, "losses": 1},
+        "evidence": round(wealth(1, 3), 3),
+    }
+    assert "3 times" in one.summary() and "6 labelled of 40" in one.summary()
