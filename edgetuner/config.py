@@ -311,7 +311,14 @@ class GateConfig(_Section):
         default=0.1,
         gt=0,
         lt=1,
-        description="of McNemar's exact one-sided test against the champion",
+        description="of McNemar's exact one-sided test against the champion: chance that the gain "
+        "is none. Halved after each refusal, until a version has proved itself",
+    )
+    max_class_loss: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="recall that no class may be shown, by the same test, to have lost more of",
     )
     max_source_loss: float = Field(
         default=0.05,

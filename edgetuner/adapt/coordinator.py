@@ -27,7 +27,7 @@ from edgetuner.adapt.faults import Faults
 from edgetuner.adapt.gate import Verdict, guarded, guards, judge
 from edgetuner.adapt.job import Ask, Job, Windows
 from edgetuner.adapt.probation import Probation
-from edgetuner.config import Config
+from edgetuner.config import Config, GateConfig
 from edgetuner.drift.monitor import Finding
 from edgetuner.errors import AdaptationError, BusyError, EdgetunerError, RegistryError
 from edgetuner.inference import ModelVersion
@@ -90,6 +90,7 @@ class Coordinator:
         self._training: asyncio.Task[dict[str, Any]] | None = None
         self._probation: Probation | None = None
         self._failures = 0
+        self._refusals = 0  # in a row: each was one more chance for luck
         self._not_before = float("-inf")
         self._spent_j: list[tuple[float, float]] = []
         self.state = "watching"
@@ -318,7 +319,7 @@ class Coordinator:
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             why=why,
             settings=config.adapt,
-            gate=config.gate,
+            gate=self._gate_settings(),
             false_alarm_windows=config.drift.run_length(self._length_s()),
         )
         base = self._registry.path(self._pipeline.version.id)
@@ -377,7 +378,9 @@ class Coordinator:
         x, y = np.concatenate([held.x, later.x]), np.concatenate([held.y, later.y])
         champion = [await self._live_answers(held), await self._live_answers(later)]
         proposed = await asyncio.to_thread(_predict, candidate, x)
-        verdict = judge(y, np.concatenate(champion), proposed, self._config().gate)
+        verdict = judge(
+            y, np.concatenate(champion), proposed, self._gate_settings(), candidate.classes
+        )
         if job.ask.settings.policy == "follow":
             return verdict
         return await self._guarded(verdict, candidate)
@@ -390,6 +393,13 @@ class Coordinator:
         champion = await self._by_live(x)
         proposed = await asyncio.to_thread(_predict, candidate, x)
         return guarded(verdict, y, champion, proposed, self._config().gate)
+
+    def _gate_settings(self) -> GateConfig:
+        """Those in force. The chances for luck of all gates until one is passed are twice the first
+        one's at most.
+        """
+        gate = self._config().gate
+        return gate.model_copy(update={"max_p_value": gate.max_p_value / 2**self._refusals})
 
     def _apart(self, later: Context, context: Context) -> NDArray[np.bool_]:
         """Which windows share no sample with one of their stream in the context, (N,)."""
@@ -448,6 +458,7 @@ class Coordinator:
         Otherwise the drift goes on waiting for an answer: more labels may make a better candidate.
         """
         self.counts["refused"] += 1
+        self._refusals += 1
         self._back_off()
         home = self._pipeline.version.manifest.metrics.get("held_out_macro_f1")
         found = verdict.champion_f1
@@ -456,6 +467,7 @@ class Coordinator:
                 await self._pipeline.watched(lambda monitor, key=key: monitor.acknowledge(key))  # type: ignore[misc]
             self._publish("event.false_alarm", {"champion_f1": found, "home_f1": home})
             self._drifted.clear()
+            self._refusals = 0
         await asyncio.to_thread(self._registry.prune)
         self._settle("refused", job=job.ask.job, **verdict.to_wire())
 
@@ -470,7 +482,7 @@ class Coordinator:
             version, reason = self._pipeline.version.id, probation.summary()
             self._registry.promote(version, reason)
             self._probation = None
-            self._failures = 0
+            self._failures = self._refusals = 0
             await asyncio.to_thread(self._registry.prune)
             self.counts["promotions"] += 1
             self._not_before = self._clock() + self._config().adapt.cooldown_s
@@ -522,7 +534,7 @@ class Coordinator:
     async def _serve(self, version: ModelVersion) -> None:
         await self._pipeline.swap(version)
         self._probation = None
-        self._failures = 0
+        self._failures = self._refusals = 0
         self._drifted.clear()
 
     async def _load(self, path: Path) -> ModelVersion:

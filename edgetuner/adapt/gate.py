@@ -4,8 +4,9 @@ trained on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from math import comb
+from math import comb, lgamma
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from edgetuner.metrics import macro_f1
 
 IntArray = NDArray[np.int64]
 _EVERY = 4
+_PRECISION = 1e-9  # of a share
 _LOST = 2  # guards: one alone is no evidence, whatever it is in macro-F1
 
 
@@ -29,6 +31,9 @@ class Verdict:
         windows: how many held-out windows it rests on.
         champion_f1, candidate_f1: macro-F1 over the classes among those windows, 0 to 1.
         p_value: of McNemar's exact test that the candidate is not better.
+        gain_low: accuracy by which the candidate is better at least; see `least_gain`.
+        confidence: of that, 0 to 1.
+        worst_class, worst_class_loss: the class that lost most of its recall, and how much.
         source_champion_f1, source_candidate_f1: on the guards of the source, under `retain`.
     """
 
@@ -38,6 +43,10 @@ class Verdict:
     champion_f1: float | None = None
     candidate_f1: float | None = None
     p_value: float | None = None
+    gain_low: float | None = None
+    confidence: float | None = None
+    worst_class: str | None = None
+    worst_class_loss: float | None = None
     source_champion_f1: float | None = None
     source_candidate_f1: float | None = None
 
@@ -46,27 +55,69 @@ class Verdict:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def judge(y: IntArray, champion: IntArray, candidate: IntArray, settings: GateConfig) -> Verdict:
-    """Compares the predictions of both versions, (N,) class indices each, with the labels y
-    (N,).
+def judge(
+    y: IntArray,
+    champion: IntArray,
+    candidate: IntArray,
+    settings: GateConfig,
+    classes: Sequence[str] = (),
+) -> Verdict:
+    """Compares the predictions of both versions with the labels.
+
+    Args:
+        y, champion, candidate: class indices, (N,).
+        classes: their names, for the words; without them, their numbers.
     """
     if len(y) < settings.min_windows:
         return Verdict(
             False, f"{len(y)} held-out windows, {settings.min_windows} are needed", len(y)
         )
     champion_f1, candidate_f1 = macro_f1(y, champion), macro_f1(y, candidate)
-    p = mcnemar(better=candidate == y, worse=champion == y)
-    gain = candidate_f1 - champion_f1
+    better, worse = candidate == y, champion == y
+    p, low = mcnemar(better, worse), least_gain(better, worse, settings.max_p_value)
+    gain, confidence = candidate_f1 - champion_f1, 1 - settings.max_p_value
     if gain < settings.min_gain:
         reason = f"macro-F1 {gain:+.3f}, at least +{settings.min_gain:.3f} is asked"
     elif p > settings.max_p_value:
-        reason = f"macro-F1 {gain:+.3f} may be chance: p = {p:.3f} > {settings.max_p_value}"
+        reason = f"macro-F1 {gain:+.3f} may be chance: p = {p:.3f} > {settings.max_p_value:.3g}"
     else:
         reason = (
-            f"macro-F1 {champion_f1:.3f} -> {candidate_f1:.3f} on {len(y)} windows, p = {p:.3g}"
+            f"macro-F1 {champion_f1:.3f} -> {candidate_f1:.3f} on {len(y)} windows, "
+            f"accuracy {low:+.3f} at least ({100 * confidence:.4g} % sure)"
         )
     passed = gain >= settings.min_gain and p <= settings.max_p_value
-    return Verdict(passed, reason, len(y), champion_f1, candidate_f1, p)
+    verdict = Verdict(passed, reason, len(y), champion_f1, candidate_f1, p, low, confidence)
+    return _floored(verdict, y, better, worse, settings, classes)
+
+
+def _floored(
+    verdict: Verdict,
+    y: IntArray,
+    better: NDArray[np.bool_],
+    worse: NDArray[np.bool_],
+    settings: GateConfig,
+    classes: Sequence[str],
+) -> Verdict:
+    """The verdict, or a refusal where a class has lost too much of its recall.
+
+    A loss has to be shown as a gain has: two windows of three are no evidence.
+    """
+    losses = {int(k): float(worse[y == k].mean() - better[y == k].mean()) for k in np.unique(y)}
+    worst = max(losses, key=lambda k: losses[k])
+    if losses[worst] > 0:
+        name = classes[worst] if classes else str(worst)
+        verdict = replace(verdict, worst_class=name, worst_class_loss=losses[worst])
+    for k, lost in losses.items():
+        mine = y == k
+        shown = mcnemar(better=worse[mine], worse=better[mine]) <= settings.max_p_value
+        if lost > settings.max_class_loss and shown:
+            name = classes[k] if classes else str(k)
+            reason = (
+                f"recall of {name} {-lost:+.3f} on {mine.sum()} windows, at most "
+                f"-{settings.max_class_loss:.3f} is allowed"
+            )
+            return replace(verdict, passed=False, reason=reason)
+    return verdict
 
 
 def guards(y: IntArray) -> NDArray[np.bool_]:
@@ -120,3 +171,27 @@ def mcnemar(better: NDArray[np.bool_], worse: NDArray[np.bool_]) -> float:
     wins, losses = int((better & ~worse).sum()), int((worse & ~better).sum())
     n = wins + losses
     return float(sum(comb(n, k) for k in range(wins, n + 1)) / 2**n)
+
+
+def least_gain(better: NDArray[np.bool_], worse: NDArray[np.bool_], alpha: float) -> float:
+    """By how much of accuracy `better` is better at least: the lower end of a one-sided interval.
+
+    Of the d windows on which exactly one is right, the share q that falls to `better` has the exact
+    lower limit of Clopper & Pearson (1934); given that d of N windows differ, the accuracies differ
+    by (2 q - 1) d / N. It is above 0 where McNemar's p-value is below `alpha`, and only there.
+
+    Args:
+        better, worse: where each model is right, (N,).
+        alpha: the chance that it is less.
+    """
+    wins, losses = int((better & ~worse).sum()), int((worse & ~better).sum())
+    n, low, high = wins + losses, 0.0, 1.0
+    if not wins:
+        return -losses / len(better)
+    k = np.arange(wins, n + 1)
+    ways = np.array([lgamma(n + 1) - lgamma(i + 1) - lgamma(n - i + 1) for i in k])
+    while high - low > _PRECISION:  # the chance of so many wins grows with q
+        q = (low + high) / 2
+        tail = np.exp(ways + k * np.log(q) + (n - k) * np.log1p(-q)).sum()
+        low, high = (q, high) if tail < alpha else (low, q)
+    return (2 * low - 1) * n / len(better)

@@ -343,6 +343,20 @@ def test_a_candidate_that_proves_nothing_is_refused(play: Callable[..., None]) -
     play(scene)
 
 
+def test_each_refusal_asks_more_of_the_next_candidate(play: Callable[..., None]) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.see(36, shift=2)
+        for _ in range(3):
+            stage.drift()
+            await stage.coordinator.consider()
+            stage.now += 100
+        asked = [job.ask.gate.max_p_value for job in stage.trainings]
+        assert asked == [0.1, 0.05, 0.025]
+        assert stage.told("refused")["confidence"] == pytest.approx(0.975)
+
+    play(scene)
+
+
 def test_a_champion_that_does_as_well_as_at_home_had_not_drifted(
     play: Callable[..., None],
 ) -> None:

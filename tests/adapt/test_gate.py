@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgetuner.adapt.gate import guarded, guards, judge, mcnemar
+from edgetuner.adapt.gate import guarded, guards, judge, least_gain, mcnemar
 from edgetuner.config import GateConfig
 
 SETTINGS = GateConfig(min_windows=8, min_gain=0.05, max_p_value=0.1)
@@ -45,6 +45,63 @@ def test_a_candidate_that_proves_too_little_is_refused(
 ) -> None:
     verdict = judge(Y, wrong_at(champion), wrong_at(candidate), SETTINGS)
     assert not verdict.passed and reason in verdict.reason
+
+
+def test_the_least_gain_is_that_of_a_table() -> None:
+    """Clopper & Pearson's lower limits at 95 %: of 10 in 10 .7411, of 9 in 10 .6058."""
+    for wins, q in ((10, 0.7411), (9, 0.6058)):
+        better = np.arange(40) < wins
+        worse = (np.arange(40) >= wins) & (np.arange(40) < 10)
+        assert least_gain(better, worse, 0.05) == pytest.approx((2 * q - 1) * 10 / 40, abs=1e-4)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30))
+def test_the_least_gain_is_above_nothing_where_the_test_says_so(
+    pairs: list[tuple[bool, bool]],
+) -> None:
+    better, worse = np.array(pairs, bool).T
+    low = least_gain(better, worse, 0.1)
+    assert (low > 1e-6) == (mcnemar(better, worse) < 0.1 - 1e-6)
+    assert -1 <= low <= better.mean() - worse.mean() + 1e-6
+
+
+def test_the_least_gain_is_too_much_as_rarely_as_it_says() -> None:
+    draw = np.random.default_rng(5)
+    worse = draw.random((2000, 60)) < 0.4
+    better = np.where(draw.random((2000, 60)) < 0.3, draw.random((2000, 60)) < 0.8, worse)
+    true_gain = 0.3 * (0.8 - 0.4)
+    missed = np.mean(
+        [least_gain(a, b, 0.1) > true_gain for a, b in zip(better, worse, strict=True)]
+    )
+    assert 0.02 < missed <= 0.11
+
+
+def test_thousands_of_windows_are_no_trouble() -> None:
+    better = np.arange(4000) < 3000
+    low = least_gain(better, ~better, 0.1)
+    assert 0.48 < low < 0.5
+
+
+def test_the_bound_is_told_with_its_confidence() -> None:
+    verdict = judge(Y, wrong_at(12), wrong_at(0), SETTINGS)
+    assert verdict.gain_low is not None and 0.25 < verdict.gain_low < 0.5
+    assert verdict.confidence == pytest.approx(0.9)
+    assert "90 % sure" in verdict.reason
+    assert verdict.to_wire()["gain_low"] == verdict.gain_low
+
+
+def test_no_class_may_be_shown_to_have_lost_too_much() -> None:
+    y = np.repeat([0, 1, 2], [20, 20, 6])
+    champion = np.where(y == 0, 1, y)  # knows all of 1 and 2
+    candidate = np.where(np.arange(46) >= 41, 0, y)  # knows 0, and loses five of the six
+    verdict = judge(y, champion, candidate, SETTINGS, ("sit", "stand", "run"))
+    assert not verdict.passed and "recall of run" in verdict.reason
+    assert (verdict.worst_class, verdict.worst_class_loss) == ("run", pytest.approx(5 / 6))
+    assert judge(y, champion, np.where(np.arange(46) >= 43, 0, y), SETTINGS).passed, (
+        "three windows are no evidence"
+    )
+    mild = SETTINGS.model_copy(update={"max_class_loss": 0.9})
+    assert judge(y, champion, candidate, mild).passed
 
 
 def test_without_evidence_nothing_passes_and_nothing_is_measured() -> None:
