@@ -1,0 +1,136 @@
+"""Are labels to be believed? What the model said before anybody labelled is a witness of its own.
+
+A model that has lost its way still knows something: after a change of limb it is right in every
+fifth window, where chance would be one in nineteen. Labels that somebody gave in good faith agree
+with it more often than chance, even where a third of them is wrong; labels that name one class for
+another do not, or agree far better once the classes are renamed. And where windows look as they did
+at home, the model knows its job, and labels that contradict it say more about themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import comb, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetuner.adapt.matching import best_matching
+
+IntArray = NDArray[np.int64]
+
+_Z = 1.645  # standard errors above chance: one in twenty of labels without any meaning has them
+_SHARE = 1 / 3  # of what the classes agree in if they are renamed as it suits the model best
+_ORDINARY = 0.1  # conformal p-value above which a window looks as windows did at home
+_LEVEL = 0.01  # of the binomial test that labels contradict the model there more often than not
+_CLASS_LEVEL = 0.05  # likewise of one class, shared out over the classes
+
+
+def doubt(y: IntArray, witnesses: Sequence[IntArray], classes: Sequence[str]) -> str | None:
+    """Why the labels as a whole are not to be believed, in words; None if they are.
+
+    Args:
+        y: labels, class indices, (N,).
+        witnesses: what models that never saw these labels say of the windows, (N,) each; who agrees
+            best is asked.
+        classes: names of the K classes.
+    """
+    size = len(classes)
+    best = max(witnesses, key=lambda predicted: agreement(y, predicted, size))
+    agreed = int((y == best).sum())
+    if agreement(y, best, size) < _Z:
+        return f"{len(y)} labels agree with the model in {agreed} windows, no more than by chance"
+    most = int(np.bincount(y).argmax())
+    if 2 * (y == most).sum() > len(y) and all(
+        agreement((y == most).astype(int), (predicted == most).astype(int), 2) < _Z
+        for predicted in witnesses
+    ):
+        return (
+            f"most of {len(y)} labels say {classes[most]}, and the model sees no more of it there "
+            "than elsewhere"
+        )
+    renamed = max(_renamed(y, predicted, size) for predicted in witnesses)
+    if agreed < _SHARE * renamed:
+        return (
+            f"{len(y)} labels agree with the model in {agreed} windows, and in {renamed} if the "
+            "classes are renamed"
+        )
+    return None
+
+
+def disputed(
+    y: IntArray, predicted: IntArray, p_values: NDArray[np.float64]
+) -> str | NDArray[np.bool_]:
+    """Which labels contradict a model that knows its job, (N,); or why none is to be believed.
+
+    Only where at least half of the windows look as they did at home. There the labels of a class
+    are disputed where most of them name another class than the model does, by an exact binomial
+    test; if most of all labels do, none is believed.
+
+    Args:
+        y: labels, class indices, (N,).
+        predicted: the model's answers, (N,).
+        p_values: of the drift reference, low where a window is strange, (N,).
+    """
+    none = np.zeros(len(y), bool)
+    if not len(y) or np.median(p_values) <= _ORDINARY:
+        return none
+    ordinary = p_values > _ORDINARY
+    right = (y == predicted)[ordinary]
+    if _mostly_wrong(right) <= _LEVEL:
+        return (
+            f"labels contradict the model in {int((~right).sum())} of {len(right)} windows that "
+            "look as windows did at home"
+        )
+    found = np.unique(y[ordinary])
+    doubtful = [
+        k for k in found if _mostly_wrong(right[y[ordinary] == k]) <= _CLASS_LEVEL / len(found)
+    ]
+    return np.isin(y, doubtful)
+
+
+def agreement(y: IntArray, predicted: IntArray, classes: int) -> float:
+    """How many standard errors more windows agree than chance would have it, given how often each
+    class was labelled and predicted: mean and variance over all orders of the labels, with half a
+    window as correction for continuity.
+
+    Args:
+        y, predicted: class indices, (N,).
+        classes: K.
+    """
+    total = len(y)
+    if total < 2:
+        return 0.0
+    labelled = np.bincount(y, minlength=classes).astype(float)
+    named = np.bincount(predicted, minlength=classes).astype(float)
+    pairs = labelled * named
+    mean = pairs.sum() / total
+    same = (pairs * (labelled - 1) * (named - 1)).sum()
+    other = pairs.sum() ** 2 - (pairs**2).sum()
+    variance = mean + (same + other) / (total * (total - 1)) - mean**2
+    if variance <= 0:
+        return 0.0
+    return float(((y == predicted).sum() - 0.5 - mean) / sqrt(variance))
+
+
+def _renamed(y: IntArray, predicted: IntArray, classes: int) -> int:
+    """In how many windows labels and answers agree once the classes are renamed as fits best.
+
+    The names that fit one half of each class are tried on the other: chance finds names, too.
+    """
+    half = np.zeros(len(y), bool)
+    for k in np.unique(y):
+        half[np.flatnonzero(y == k)[::2]] = True
+    agreed = 0
+    for part in (half, ~half):
+        counts = np.eye(classes) / (2 * classes)  # classes that tie keep their names
+        np.add.at(counts, (y[~part], predicted[~part]), 1)
+        names = best_matching(counts)
+        agreed += int((names[y[part]] == predicted[part]).sum())
+    return agreed
+
+
+def _mostly_wrong(right: NDArray[np.bool_]) -> float:
+    """Exact p-value of so few right ones if right and wrong were equally likely."""
+    n, hits = len(right), int(right.sum())
+    return sum(comb(n, k) for k in range(hits + 1)) / 2**n
