@@ -207,6 +207,18 @@ class AdaptConfig(_Section):
         default=40, ge=2, description="labelled windows of the present context needed"
     )
     min_classes: int = Field(default=2, ge=2, description="classes among them")
+    doubt_labels: bool = Field(
+        default=True,
+        description="do not train on labels that agree with the model no better than chance, or "
+        "contradict it where windows look as they did at home, unless an operator asks for it by "
+        "edgetuner adapt --trust-labels",
+    )
+    reuse: int = Field(
+        default=3,
+        ge=0,
+        description="earlier versions that proved themselves, the latest ones, which are asked "
+        "after a drift before anything is trained; 0: always train",
+    )
     max_windows: int = Field(
         default=4000, ge=16, description="newest windows of the context that are used"
     )
@@ -353,7 +365,9 @@ class ProbationConfig(_Section):
 class RegistryConfig(_Section):
     """Model versions on disk."""
 
-    keep: int = Field(default=5, ge=2, description="versions kept besides the aliased ones")
+    keep: int = Field(
+        default=5, ge=2, description="versions kept besides the aliased ones and the first one"
+    )
 
 
 class TelemetryConfig(_Section):

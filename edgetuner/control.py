@@ -25,6 +25,12 @@ class Why(Nothing):
     reason: str = "asked by an operator"
 
 
+class Demand(Why):
+    """An adaptation, and whether its labels are beyond doubt."""
+
+    trust_labels: bool = False
+
+
 class Which(Why):
     """A model version, by its id or by an alias."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,10 @@ from edgetuner.drift.sensor import SensorProfile
 from edgetuner.errors import ModelError
 from edgetuner.factories import build_module
 from edgetuner.models import embed
+from edgetuner.peft.statistics import reestimate
+
+_STATISTICS = 512  # windows; more do not move a mean
+_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,18 @@ class ModelVersion:
             logits=logits.cpu().numpy(),
             embeddings=embeddings.cpu().numpy(),
         )
+
+    def restated(self, x: NDArray[np.float32]) -> ModelVersion:
+        """A copy of which the batch norms have the statistics of windows x (N, C, T), N >= 1, in
+        physical units: what the version would say if only the scale of things had changed.
+        """
+        windows = x[np.linspace(0, len(x) - 1, min(len(x), _STATISTICS)).astype(int)]
+        raw = torch.from_numpy(np.ascontiguousarray(windows)).to(self._device)
+        parts = torch.tensor_split((raw - self._mean) / self._std, -(-len(raw) // _BATCH))
+        changed = copy.copy(self)
+        changed._module = copy.deepcopy(self._module)
+        changed._module.load_state_dict(reestimate(self._module, parts), strict=False)
+        return changed
 
     def warm_up(self) -> None:
         """Predicts the exemplars once. Raises ModelError if the answer is not finite."""

@@ -38,7 +38,7 @@ class Registry:
 
     Args:
         root: the folder; made if it is missing.
-        keep: versions kept by `prune` besides the aliased ones.
+        keep: versions kept by `prune` besides the aliased ones and the first champion.
     """
 
     def __init__(self, root: Path, keep: int = 5) -> None:
@@ -107,7 +107,8 @@ class Registry:
 
     def rows(self) -> list[dict[str, Any]]:
         """One JSON-compatible row a version, newest first."""
-        names = {v: k for k, v in asdict(self.aliases).items() if v}
+        # A previous version that is a candidate again is shown as that.
+        names = {v: k for k, v in reversed(asdict(self.aliases).items()) if v}
         last = {entry["version"]: entry for entry in self.history()}
         rows = []
         for version in reversed(self.ids()):
@@ -144,12 +145,30 @@ class Registry:
             return
         self._move(Aliases(version, None, self.aliases.champion), "promoted", version, reason)
 
-    def end_probation(self, reason: str) -> None:
-        """The candidate is taken back; the champion stays what it is."""
+    def end_probation(self, reason: str, *, interrupted: bool = False) -> None:
+        """The candidate is taken back; the champion stays what it is.
+
+        Args:
+            interrupted: nothing was found against it; the service ended too soon.
+        """
         candidate = self.aliases.candidate
         if candidate is not None:
             aliases = Aliases(self.aliases.champion, None, self.aliases.previous)
-            self._move(aliases, "rolled back", candidate, reason)
+            action = "interrupted" if interrupted else "rolled back"
+            self._move(aliases, action, candidate, reason)
+
+    def proven(self) -> list[str]:
+        """Versions that were champion and never taken back since, the latest to prove itself first;
+        the first champion of all is the last.
+        """
+        standing: dict[str, bool] = {}
+        for entry in self.history():
+            version, action = str(entry.get("version")), entry.get("action")
+            if action in _PROVES or action == "rolled back":
+                standing.pop(version, None)
+                standing[version] = action in _PROVES
+        held = set(self.ids())
+        return [v for v, proven in reversed(standing.items()) if proven and v in held]
 
     def restore_previous(self, reason: str) -> str:
         """Champion and previous change places; returns the new champion. RegistryError if there is
@@ -166,9 +185,14 @@ class Registry:
         return previous
 
     def prune(self) -> list[str]:
-        """Deletes the oldest versions beyond `keep` that no alias names; returns their ids."""
-        aliased = set(asdict(self.aliases).values())
-        spare = [version for version in self.ids() if version not in aliased]
+        """Deletes what is beyond `keep` and no alias names, and returns the ids: first versions
+        that proved nothing, oldest first, then those that proved themselves longest ago. The first
+        champion stays: everything else can be trained again.
+        """
+        proven, first = self.proven(), self._first_champion()
+        named = {*asdict(self.aliases).values(), first}
+        spare = [version for version in self.ids() if version not in named]
+        spare.sort(key=lambda v: -proven.index(v) if v in proven else -len(self.ids()))
         gone = spare[: max(0, len(spare) - self._keep)]
         for version in gone:
             # Out of sight at once: a half-deleted version must never look like a whole one.
@@ -189,6 +213,10 @@ class Registry:
             with contextlib.suppress(ValueError):  # torn by a loss of power
                 entries.append(json.loads(line))
         return entries
+
+    def _first_champion(self) -> str | None:
+        installed = (e["version"] for e in self.history() if e.get("action") == "installed")
+        return next(installed, None)
 
     def _move(self, aliases: Aliases, action: str, version: str, reason: str) -> None:
         staging = self._aliases_file.with_suffix(".incoming")
@@ -228,6 +256,7 @@ class Registry:
             ) from None
 
 
+_PROVES = ("installed", "promoted", "kept")
 _ALIASES = ("champion", "candidate", "previous")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from edgetuner import __version__
 from edgetuner.adapt.coordinator import Coordinator
 from edgetuner.config import Config, fixed_changes, load_config
-from edgetuner.control import Control, Method, Nothing, Which, Why
+from edgetuner.control import Control, Demand, Method, Nothing, Which, Why
 from edgetuner.drift.monitor import Finding
 from edgetuner.errors import ConfigError, EdgetunerError, StoreError
 from edgetuner.inference import LiveModel, ModelVersion, choose_device, limit_threads
@@ -134,7 +134,9 @@ class Service:
                 )
             registry.start_champion(registry.add(bundle))
         if registry.aliases.candidate is not None:
-            registry.end_probation("the service ended before it had proved itself")
+            registry.end_probation(
+                "the service ended before it had proved itself", interrupted=True
+            )
         return registry.path("champion")
 
     def _assemble(self) -> None:
@@ -312,7 +314,7 @@ class Service:
     def _methods(self) -> dict[str, Method]:
         return {
             "status": (Nothing, self._status),
-            "adapt": (Why, self._adapt),
+            "adapt": (Demand, self._adapt),
             "pause": (Nothing, self._pause),
             "resume": (Nothing, self._resume),
             "models.list": (Nothing, self._models_list),
@@ -324,8 +326,8 @@ class Service:
     async def _status(self, _: Nothing) -> dict[str, Any]:
         return {**await self._state(), "board": self._publisher.latest("status.board")}
 
-    async def _adapt(self, params: Why) -> dict[str, Any]:
-        self._coordinator.request(params.reason)
+    async def _adapt(self, params: Demand) -> dict[str, Any]:
+        self._coordinator.request(params.reason, trust_labels=params.trust_labels)
         return {"requested": True}
 
     async def _pause(self, _: Nothing) -> dict[str, Any]:

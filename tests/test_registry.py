@@ -95,6 +95,59 @@ def test_there_may_be_nothing_to_go_back_to(registry: Registry, made: list[Path]
         registry.restore_previous("")
 
 
+def test_proven_versions_are_told_the_latest_first(
+    tmp_path: Path, registry: Registry, made: list[Path]
+) -> None:
+    a, b, c, d, e = (registry.add(path) for path in made)
+    registry.start_champion(a)
+    for version in (b, c, d):
+        registry.begin_probation(version, "")
+        registry.promote(version, "")
+    registry.begin_probation(e, "")
+    assert registry.proven() == [d, c, b, a], "one on probation is not proven"
+    registry.end_probation("worse")
+    registry.begin_probation(b, "")
+    registry.end_probation("worse")
+    assert registry.proven() == [d, c, a], "what was taken back is not, whatever it was before"
+    registry.begin_probation(a, "it knows this")
+    registry.end_probation("the service ended", interrupted=True)
+    assert registry.proven() == [d, c, a], "an interruption says nothing against it"
+    registry.begin_probation(a, "it knows this")
+    registry.promote(a, "")
+    assert reopened(tmp_path).proven() == [a, d, c]
+    registry.restore_previous("second thoughts")
+    assert registry.proven() == [d, c]
+
+
+def test_a_previous_version_on_probation_is_shown_as_the_candidate(
+    registry: Registry, made: list[Path]
+) -> None:
+    a, b = (registry.add(path) for path in made[:2])
+    registry.start_champion(a)
+    registry.promote(b, "")
+    registry.begin_probation(a, "it knows this")
+    assert {row["version"]: row["alias"] for row in registry.rows()} == {
+        a: "candidate",
+        b: "champion",
+    }
+
+
+def test_pruning_takes_what_proved_nothing_first_and_never_the_first_champion(
+    registry: Registry, made: list[Path]
+) -> None:
+    a, b, c, d, e = (registry.add(path) for path in made)
+    registry.start_champion(a)
+    registry.promote(b, "")
+    registry.promote(c, "")
+    registry.promote(e, "")
+    assert registry.prune() == [] and len(registry.ids()) == 5, "two are spare"
+    registry._keep = 1
+    assert registry.prune() == [d]
+    registry._keep = 0
+    assert registry.prune() == [b]
+    assert set(registry.ids()) == {a, c, e}
+
+
 def test_pruning_spares_what_an_alias_names(registry: Registry, made: list[Path]) -> None:
     versions = [registry.add(path) for path in made]
     oldest, second = registry.ids()[:2]

@@ -31,16 +31,24 @@ class Situation:
     wait_s: float
 
 
-def refusal(situation: Situation, config: Config) -> str | None:
-    """Why not now, in words; None if the adaptation may begin.
-
-    What the board does not report cannot refuse anything: a laptop has no trip points.
-    """
-    adapt = config.adapt
+def hindrance(situation: Situation) -> str | None:
+    """Why the live version may not be replaced at all now, in words; None if it may."""
     if situation.wait_s > 0:
         return "cool-down after the last adaptation"
     if situation.faults:
         return f"sensor fault on {', '.join(situation.faults)}: repair it first"
+    return None
+
+
+def refusal(situation: Situation, config: Config) -> str | None:
+    """Why nothing may be trained now, in words; None if it may.
+
+    What the board does not report cannot refuse anything: a laptop has no trip points.
+    """
+    adapt = config.adapt
+    reason = hindrance(situation)
+    if reason is not None:
+        return reason
     if situation.labels < adapt.min_labels:
         return f"{situation.labels} labelled windows in this context, {adapt.min_labels} are needed"
     if situation.classes < adapt.min_classes:

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetuner.adapt import job as jobs
-from edgetuner.adapt.admission import Situation, refusal
+from edgetuner.adapt.admission import Situation, hindrance, refusal
+from edgetuner.adapt.answers import Answers, answers_of, restated_answers
 from edgetuner.adapt.child import train
 from edgetuner.adapt.faults import Faults
 from edgetuner.adapt.gate import Verdict, guarded, guards, judge
 from edgetuner.adapt.job import Ask, Job, Windows
 from edgetuner.adapt.probation import Probation
+from edgetuner.adapt.progress import Progress
+from edgetuner.adapt.recurrence import Recurrence, at_home, knows
+from edgetuner.adapt.trust import disputed, doubt
 from edgetuner.config import Config, GateConfig
 from edgetuner.drift.monitor import Finding
 from edgetuner.errors import AdaptationError, BusyError, EdgetunerError, RegistryError
@@ -39,16 +44,11 @@ from edgetuner.telemetry import Sample, Telemetry
 StreamKey = tuple[str, str]
 Publish = Callable[[str, dict[str, Any]], None]
 
-_TURN = 8  # windows of the past that are predicted between two live batches
 _TICK_S = 1.0  # cool-downs and free memory change without anybody saying so
 _LATER = 1000  # labelled windows, newest first, that a gate or a probation looks at
 _PATIENCE_S = 2.0  # an operator's request waits; shorter than his client does
-# Of a rung, for operators; the job folder has all of it.
-_EVIDENCE = (
-    *("rung", "seconds", "energy_j", "taken", "held_f1", "loo_error"),
-    *("trained_fraction", "source_share", "guessed"),
-)
-_AS_AT_HOME = 0.1  # macro-F1 below its own held-out one at which a champion still does well
+_TRUST = "have them believed by `edgetuner adapt --trust-labels`"
+_MORE = 1.2  # times the labels that were doubted last: time to look again
 
 
 class Coordinator:
@@ -97,11 +97,14 @@ class Coordinator:
         self.paused = False
         self.deferred: str | None = None
         self._problem: str | None = None
-        self._progress: dict[str, Any] = {}
-        self._rungs: list[dict[str, Any]] = []
-        self._energy_then: float | None = None
+        self._answers = Answers(pipeline)
+        self._progress = Progress(telemetry)
+        self._recurrence = Recurrence({})
+        self._trust_labels = False
+        self._disputed = 0  # labels that the last look at them left out
+        self._doubted: tuple[int, str] | None = None  # labels, and why they were not believed
         self.counts = dict.fromkeys(
-            ("adaptations", "swaps", "refused", "failed", "promotions", "rollbacks"), 0
+            ("adaptations", "reuses", "swaps", "refused", "failed", "promotions", "rollbacks"), 0
         )
         self.last: dict[str, Any] = {}
         self.board: Sample | None = None  # the latest reading; whoever reads the board sets it
@@ -133,16 +136,21 @@ class Coordinator:
             about["drifted"] = self._drifted_names()
         if self.deferred is not None:
             about["deferred"] = self.deferred
-        if self._progress:
-            about["progress"] = self._progress
+        if self._progress.now:
+            about["progress"] = self._progress.now
         if self._probation is not None:
             about["probation"] = self._probation.to_wire()
         return about | ({"last": self.last} if self.last else {})
 
     # ------------------------------------------------------------------ what operators ask
 
-    def request(self, why: str) -> None:
-        """Adapt as soon as it is admitted, drift or not. Raises BusyError if one is under way."""
+    def request(self, why: str, *, trust_labels: bool = False) -> None:
+        """Adapt as soon as it is admitted, drift or not. Raises BusyError if one is under way.
+
+        Args:
+            why: kept in the history.
+            trust_labels: the labels are right, even where they contradict the model.
+        """
         if self.paused or self.state in ("training", "gate", "probation"):
             raise BusyError(
                 "cannot begin an adaptation now",
@@ -150,7 +158,7 @@ class Coordinator:
                 value=self.describe()["state"],
                 remedy="wait until it is over, or resume; `edgetuner status` shows it",
             )
-        self._requested = why
+        self._requested, self._trust_labels = why, trust_labels
         self._not_before = float("-inf")
         self._wake.set()
 
@@ -228,20 +236,24 @@ class Coordinator:
         starts = await self._starts()
         # Reading thousands of windows at every label, only to count, would hold up the store.
         counts = await self._pipeline.stored(lambda store: store.count_labels(starts))
-        reason = refusal(
-            self._situation(int(counts.sum()), int((counts > 0).sum())), self._config()
-        )
+        situation = self._situation(int(counts.sum()), int((counts > 0).sum()))
+        reason = hindrance(situation)
+        if reason is None and await self._recall(starts):
+            return
+        reason = reason or refusal(situation, self._config()) or self._still_doubted(situation)
         if reason is not None:
             self._defer(reason)
             return
         context = await self._context(starts)
-        labelled = context.y[context.y >= 0]
-        reason = refusal(self._situation(len(labelled), len(np.unique(labelled))), self._config())
+        reason = refusal(self._situation_of(context), self._config())
+        if reason is None:
+            context, reason = await self._believed(context)
+            reason = reason or refusal(self._situation_of(context), self._config())
         if reason is not None:
             self._defer(reason)
             return
-        self.deferred = None
-        self._requested = None
+        self.deferred = self._requested = self._doubted = None
+        self._trust_labels = False
         self.counts["adaptations"] += 1
         try:
             since = await self._pipeline.stored(lambda store: store.next_seqs())
@@ -251,20 +263,90 @@ class Coordinator:
             verdict = await self._gate(job, candidate, context, since)
             self._stop_if_paused(job)
             self.last = {"job": job.ask.job, "rung": result["rung"], "gate": verdict.to_wire()}
-            self.last["rungs"] = self._rungs
+            self.last["rungs"] = self._progress.rungs
             self.last |= {
                 name: result[name]
                 for name in ("train_seconds", "trained_fraction", "core_norm", "peak_rss_bytes")
                 if name in result
             }
             if verdict.passed:
-                await self._swap(job, candidate, verdict)
+                await self._swap(candidate, verdict)
             else:
                 await self._refuse(job, verdict)
         except EdgetunerError as error:
             self.counts["failed"] += 1
             self._back_off()
             self._settle("adaptation_failed", error=error.to_wire())
+
+    async def _recall(self, starts: dict[StreamKey, int]) -> bool:
+        """Whether an earlier version that knows this context was swapped in."""
+        mine = {key: starts[key] for key in self._drifted if key in starts}
+        if mine != self._recurrence.context:
+            self._recurrence = Recurrence(mine)
+        versions = await asyncio.to_thread(self._earlier) if mine else []
+        counts = await self._pipeline.stored(lambda store: store.count_labels(mine))
+        if not versions or not self._recurrence.due(int(counts.sum()), self._config().gate):
+            return False
+        labelled = await self._pipeline.context(starts, _LATER, labelled=True)
+        # What the live version predicted came after it, and so after all that were before it.
+        labelled = self._present(labelled.take(labelled.version == self._pipeline.version.id))
+        settings = self._recurrence.ask(int(counts.sum()), self._gate_settings(), len(versions))
+        told, best = [], None
+        for version in versions:
+            try:
+                candidate = await self._load(self._registry.path(version))
+            except EdgetunerError as error:  # one that is damaged must not hold up the others
+                told.append({"version": version, "error": error.to_wire()})
+                continue
+            proposed = await answers_of(candidate, labelled.x)
+            verdict = await self._verdict(
+                candidate, labelled.y, labelled.predicted, proposed, settings
+            )
+            told.append({"version": version, **verdict.to_wire()})
+            if knows(verdict, candidate.manifest) and (
+                best is None or (verdict.candidate_f1 or 0) > (best[1].candidate_f1 or 0)
+            ):
+                best = candidate, verdict
+        self._publish("event.recall", {"asked": told})
+        if best is None:
+            return False
+        self.deferred = self._requested = self._doubted = None
+        self.counts["reuses"] += 1
+        self.last = {"reused": True, "gate": best[1].to_wire()}
+        await self._swap(*best)
+        return True
+
+    def _earlier(self) -> list[str]:
+        """The latest versions that proved themselves, but for the live one."""
+        live = self._pipeline.version.id
+        proven = [version for version in self._registry.proven() if version != live]
+        return proven[: self._config().adapt.reuse]
+
+    async def _believed(self, context: Context) -> tuple[Context, str | None]:
+        """The context without the labels that are not believed; or why none is."""
+        self._disputed = 0
+        if self._trust_labels or not self._config().adapt.doubt_labels:
+            return context, None
+        rows = np.flatnonzero(context.y >= 0)
+        x, y = context.x[rows], context.y[rows]
+        version = self._pipeline.version
+        predicted, p_values = await self._answers.with_p_values(x)
+        restated = await restated_answers(version, x, context.x)
+        found = doubt(y, [predicted, restated], version.classes) or disputed(y, predicted, p_values)
+        if isinstance(found, str):
+            self._doubted = len(rows), f"{found}: check them, or {_TRUST}"
+            return context, self._doubted[1]
+        kept = context.y.copy()
+        kept[rows[found]] = -1
+        self._disputed = int(found.sum())
+        return replace(context, y=kept), None
+
+    def _still_doubted(self, situation: Situation) -> str | None:
+        """Why labels were not believed, until there are so many more that it may have changed."""
+        if self._doubted is None or self._trust_labels:
+            return None
+        labels, reason = self._doubted
+        return reason if labels <= situation.labels < _MORE * labels else None
 
     async def _starts(self) -> dict[StreamKey, int]:
         """The first window of the present context of each stream: where it last drifted."""
@@ -280,7 +362,9 @@ class Coordinator:
         others did: what it did long before may not be the present.
         """
         most = self._config().adapt.max_windows
-        context = await self._pipeline.context(starts, most)
+        return self._present(await self._pipeline.context(starts, most))
+
+    def _present(self, context: Context) -> Context:
         context = context.take(~self._faults.cover(context))
         drifted = np.isin(context.stream, [context.keys.index(key) for key in self._drifted])
         if not drifted.any():
@@ -298,9 +382,13 @@ class Coordinator:
             wait_s=self._not_before - self._clock(),
         )
 
+    def _situation_of(self, context: Context) -> Situation:
+        labelled = context.y[context.y >= 0]
+        return self._situation(len(labelled), len(np.unique(labelled)))
+
     async def _prepare(self, context: Context, why: str) -> Job:
         config = self._config()
-        self._enter("training", "adaptation_started", why=why)
+        self._enter("training", "adaptation_started", why=why, **self._left_out())
         windows = Windows(
             x=context.x,
             y=context.y,
@@ -330,8 +418,7 @@ class Coordinator:
     async def _train(self, job: Job) -> dict[str, Any]:
         self._stop_if_paused(job)
         self._telemetry.phase("train")
-        before = self._telemetry.energy_j().get("train", 0.0)
-        self._rungs, self._energy_then = [], before
+        self._progress.begin()
         allowed = self._config().inference.allow_factories
         training = self._training = asyncio.create_task(train(job, self._on_progress, allowed))
         try:
@@ -345,10 +432,8 @@ class Coordinator:
             raise
         finally:
             self._training = None
-            self._progress = {}
             self._telemetry.phase("infer")
-            spent = self._telemetry.energy_j().get("train", 0.0) - before
-            self._spent_j.append((time.time(), spent))
+            self._spent_j.append((time.time(), self._progress.end()))
 
     def _stop_if_paused(self, job: Job) -> None:
         if self.paused:
@@ -376,23 +461,27 @@ class Coordinator:
         later = await self._pipeline.context(since, _LATER, labelled=True)
         later = later.take(~self._faults.cover(later) & self._apart(later, context))
         x, y = np.concatenate([held.x, later.x]), np.concatenate([held.y, later.y])
-        champion = [await self._live_answers(held), await self._live_answers(later)]
-        proposed = await asyncio.to_thread(_predict, candidate, x)
-        verdict = judge(
-            y, np.concatenate(champion), proposed, self._gate_settings(), candidate.classes
-        )
-        if job.ask.settings.policy == "follow":
-            return verdict
-        return await self._guarded(verdict, candidate)
+        champion = [await self._answers.on_record(part) for part in (held, later)]
+        proposed = await answers_of(candidate, x)
+        return await self._verdict(candidate, y, np.concatenate(champion), proposed, job.ask.gate)
 
-    async def _guarded(self, verdict: Verdict, candidate: ModelVersion) -> Verdict:
-        """The verdict, if the source does not suffer."""
+    async def _verdict(
+        self,
+        candidate: ModelVersion,
+        y: NDArray[np.int64],
+        champion: NDArray[np.int64],
+        proposed: NDArray[np.int64],
+        settings: GateConfig,
+    ) -> Verdict:
+        """That of the gate and, where the source is to be retained, of its guards."""
+        verdict = judge(y, champion, proposed, settings, candidate.classes)
+        if self._config().adapt.policy == "follow":
+            return verdict
         bundle = candidate.bundle
         mask = guards(bundle.exemplar_y)
         x, y = bundle.exemplar_x[mask].astype(np.float32), bundle.exemplar_y[mask]
-        champion = await self._by_live(x)
-        proposed = await asyncio.to_thread(_predict, candidate, x)
-        return guarded(verdict, y, champion, proposed, self._config().gate)
+        before, after = await self._answers.classes(x), await answers_of(candidate, x)
+        return guarded(verdict, y, before, after, settings)
 
     def _gate_settings(self) -> GateConfig:
         """Those in force. The chances for luck of all gates until one is passed are twice the first
@@ -411,31 +500,7 @@ class Coordinator:
                 apart &= (later.stream != index) | (later.t_ns >= ends)
         return apart
 
-    async def _live_answers(self, context: Context) -> NDArray[np.int64]:
-        """The champion's answers: those on record, and new ones where another version gave them.
-
-        The new ones take turns with the live windows, a few at a time, so that none of these is
-        late.
-        """
-        answers = context.predicted.copy()
-        missing = context.version != self._pipeline.version.id
-        answers[missing] = await self._by_live(context.x[missing])
-        return answers
-
-    async def _by_live(self, x: NDArray[np.float32]) -> NDArray[np.int64]:
-        """What the live version makes of windows, a few at a time."""
-        parts = [np.empty(0, np.int64)]
-        for start in range(0, len(x), _TURN):
-            parts.append(
-                await self._pipeline.modelled(
-                    lambda few=x[start : start + _TURN]: (  # type: ignore[misc]
-                        self._pipeline.version.predict(few).predicted
-                    )
-                )
-            )
-        return np.concatenate(parts)
-
-    async def _swap(self, job: Job, candidate: ModelVersion, verdict: Verdict) -> None:
+    async def _swap(self, candidate: ModelVersion, verdict: Verdict) -> None:
         starts = await self._pipeline.stored(lambda store: store.next_seqs())
         self._registry.begin_probation(candidate.id, verdict.reason)
         previous = await self._pipeline.swap(candidate)
@@ -445,11 +510,9 @@ class Coordinator:
         self._enter(
             "probation",
             "swap",
-            job=job.ask.job,
             version=candidate.id,
             previous=previous.id,
-            gate=verdict.to_wire(),
-            **{k: v for k, v in self.last.items() if k not in ("job", "gate")},
+            **self.last,
         )
 
     async def _refuse(self, job: Job, verdict: Verdict) -> None:
@@ -460,12 +523,14 @@ class Coordinator:
         self.counts["refused"] += 1
         self._refusals += 1
         self._back_off()
-        home = self._pipeline.version.manifest.metrics.get("held_out_macro_f1")
-        found = verdict.champion_f1
-        if found is not None and home is not None and found >= home - _AS_AT_HOME:
+        manifest = self._pipeline.version.manifest
+        home = manifest.metrics.get("held_out_macro_f1")
+        if home is not None and at_home(verdict.champion_f1, manifest):
             for key in self._drifted:
                 await self._pipeline.watched(lambda monitor, key=key: monitor.acknowledge(key))  # type: ignore[misc]
-            self._publish("event.false_alarm", {"champion_f1": found, "home_f1": home})
+            self._publish(
+                "event.false_alarm", {"champion_f1": verdict.champion_f1, "home_f1": home}
+            )
             self._drifted.clear()
             self._refusals = 0
         await asyncio.to_thread(self._registry.prune)
@@ -497,7 +562,7 @@ class Coordinator:
             return
         new &= ~self._faults.cover(context)
         y, live = context.y[new], context.predicted[new]
-        previous = await asyncio.to_thread(_predict, probation.previous, context.x[new])
+        previous = await answers_of(probation.previous, context.x[new])
         for row, a, b in zip(context.row[new], live == y, previous == y, strict=True):
             probation.right[int(row)] = (bool(a), bool(b))
 
@@ -562,6 +627,9 @@ class Coordinator:
         self._failures = min(self._failures + 1, 10)
         self._not_before = self._clock() + wait
 
+    def _left_out(self) -> dict[str, int]:
+        return {"disputed": self._disputed} if self._disputed else {}
+
     def _wait_s(self) -> float:
         return max(0.0, round(self._not_before - self._clock(), 1))
 
@@ -569,7 +637,7 @@ class Coordinator:
         self.state = "drifted" if self._drifted else "requested"
         # One more label is news for the state, but no event: only another obstacle is.
         if _wording(reason) != _wording(self.deferred or ""):
-            self._publish("event.deferred", {"reason": reason})
+            self._publish("event.deferred", {"reason": reason, **self._left_out()})
         self.deferred = reason
         self._tell()
 
@@ -581,22 +649,9 @@ class Coordinator:
     def _settle(self, event: str, **facts: Any) -> None:
         self._enter("drifted" if self._drifted else "watching", event, **facts)
 
-    def _on_progress(self, progress: dict[str, Any]) -> None:
-        if progress.get("rung") == "cpu":  # all over again
-            self._rungs.clear()
-        elif "refused" in progress:
-            self._rungs.append({k: progress[k] for k in ("rung", "refused")})
-        if "seconds" in progress:  # a rung is over
-            progress = progress | self._energy_of_rung()
-            self._rungs.append({k: v for k, v in progress.items() if k in _EVIDENCE})
-        self._progress = progress
+    def _on_progress(self, said: dict[str, Any]) -> None:
+        self._progress.take(said)
         self._tell()
-
-    def _energy_of_rung(self) -> dict[str, float]:
-        """What was read of it; a rung that is over between two readings has none."""
-        now = self._telemetry.energy_j().get("train", 0.0)
-        then, self._energy_then = self._energy_then, now
-        return {} if then is None or now <= then else {"energy_j": round(now - then, 3)}
 
     def _trouble(self, error: EdgetunerError) -> None:
         if str(error) != self._problem:
@@ -627,11 +682,3 @@ def _check_same_task(version: ModelVersion, live: ModelVersion) -> None:
                 value=found,
                 remedy=f"choose a version with {wanted}",
             )
-
-
-def _predict(version: ModelVersion, x: NDArray[np.float32]) -> NDArray[np.int64]:
-    if not len(x):
-        return np.empty(0, np.int64)
-    return np.concatenate(
-        [version.predict(part).predicted for part in np.array_split(x, -(-len(x) // 64))]
-    )

@@ -133,4 +133,4 @@ def _renamed(y: IntArray, predicted: IntArray, classes: int) -> int:
 def _mostly_wrong(right: NDArray[np.bool_]) -> float:
     """Exact p-value of so few right ones if right and wrong were equally likely."""
     n, hits = len(right), int(right.sum())
-    return sum(comb(n, k) for k in range(hits + 1)) / 2**n
+    return float(sum(comb(n, k) for k in range(hits + 1)) / 2**n)

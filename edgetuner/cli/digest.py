@@ -132,6 +132,8 @@ def last(data: Data) -> str | None:
     if not about:
         return None
     gate = about.get("gate") or {}
+    if about.get("reused"):
+        return f"an earlier version passed the gate: {_of(gate, 'reason')}"
     verdict = "passed the gate" if gate.get("passed") else "was refused"
     facts = [
         f"{cell(about.get('train_seconds'))} s of training",
@@ -202,7 +204,8 @@ def _well(data: Data) -> str:
 def _swap(data: Data) -> str:
     return (
         f"{_of(data, 'version')} is live on probation, {_of(data, 'previous')} stands by; "
-        f"{_of(data, 'rung')}: {_of(data.get('gate') or {}, 'reason')}"
+        f"{'reused' if data.get('reused') else _of(data, 'rung')}: "
+        f"{_of(data.get('gate') or {}, 'reason')}"
     )
 
 

@@ -57,6 +57,11 @@ def add_commands(commands: Any) -> None:
         "Labels, memory, temperature and the gate still have their say.",
     )
     adapt.add_argument("--reason", default="asked by an operator", help="kept in the history")
+    adapt.add_argument(
+        "--trust-labels",
+        action="store_true",
+        help="believe the labels, even where they contradict the model",
+    )
     _command(commands, "pause", _pause, "start no adaptation until `resume`; predictions go on")
     _command(commands, "resume", _resume, "adapt again when it is called for")
     actions = group(commands, "models", "list, show, promote or roll back model versions")
@@ -102,7 +107,7 @@ def _status(options: argparse.Namespace) -> None:
 
 
 def _adapt(options: argparse.Namespace) -> None:
-    result = _call(options, "adapt", reason=options.reason)
+    result = _call(options, "adapt", reason=options.reason, trust_labels=options.trust_labels)
     _say(options, result, "asked for; `edgetuner status` shows when it begins, or why it waits")
 
 

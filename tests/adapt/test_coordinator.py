@@ -33,7 +33,8 @@ from tests.live import PATIENCE_S, merged  # noqa: E402
 KEY = StreamKey("c", "s")
 SETTINGS = {
     "telemetry": {"sources": []},
-    "adapt": {"min_labels": 24, "min_classes": 3, "cooldown_s": 10},
+    # All the labels are wrong to the champion: that is what `doubt_labels` is for, and not today.
+    "adapt": {"min_labels": 24, "min_classes": 3, "cooldown_s": 10, "doubt_labels": False},
     "gate": {"min_windows": 6},
     "probation": {"labels": 12, "windows": 100},
 }
@@ -165,7 +166,7 @@ def test_drift_leads_through_training_gate_and_probation_to_a_champion(
         assert stage.registry.aliases == Aliases(candidate, None, stage.champion)
         assert stage.coordinator.counts == {
             **{"adaptations": 1, "swaps": 1, "promotions": 1},
-            **{"refused": 0, "failed": 0, "rollbacks": 0},
+            **{"reuses": 0, "refused": 0, "failed": 0, "rollbacks": 0},
         }
 
     play(scene)
@@ -570,3 +571,173 @@ def test_the_newest_job_is_kept_whatever_the_clock_says(
         assert left == ["19700101T000000-0002"]
 
     play(scene, adapt={"keep_jobs": 1})
+
+
+# ------------------------------------------------------------------ circumstances that come back
+
+
+async def moved_on(stage: Stage) -> str:
+    """A version for labels of another kind has proved itself; its id."""
+    candidate = await stage.swapped()
+    await stage.see(12)
+    await stage.coordinator.consider()
+    assert stage.events()[-1] == "promoted"
+    stage.now += 10
+    return candidate
+
+
+def come_back(stage: Stage) -> None:
+    """Drift is found where the windows that are seen next begin."""
+    stage.coordinator.on_findings([Finding("drift", "embedding", KEY, stage.seq, 0, 9.0, 1.0)])
+    monitor = stage.pipeline._monitor
+    monitor._streams[KEY].context_start = stage.seq
+
+
+def test_an_earlier_version_that_knows_the_context_is_taken_without_training(
+    play: Callable[..., None],
+) -> None:
+    async def scene(stage: Stage) -> None:
+        second = await moved_on(stage)
+        come_back(stage)
+        await stage.see(5, shift=0)
+        await stage.coordinator.consider()
+        assert stage.coordinator.state == "drifted", "five labels are too few for the gate"
+        await stage.see(5, shift=0)
+        await stage.coordinator.consider()
+        swap = stage.told("swap")
+        assert swap["version"] == stage.champion and swap["previous"] == second
+        assert swap["reused"] and swap["gate"]["passed"] and "job" not in swap
+        assert len(stage.trainings) == 1, "nothing was trained for it"
+        assert stage.registry.aliases == Aliases(second, stage.champion, stage.champion)
+        await stage.see(12, shift=0)
+        await stage.coordinator.consider()
+        assert stage.registry.aliases == Aliases(stage.champion, None, second)
+        stage.now += 10
+        come_back(stage)
+        await stage.see(10)
+        await stage.coordinator.consider()
+        assert stage.told("swap")["version"] == second, "and forth again"
+        assert stage.coordinator.counts["reuses"] == 2
+
+    play(scene)
+
+
+def test_an_earlier_version_that_does_not_know_the_context_leaves_it_to_training(
+    play: Callable[..., None],
+) -> None:
+    async def scene(stage: Stage) -> None:
+        await moved_on(stage)
+        come_back(stage)
+        for _ in range(2):  # with twelve labels, and then with twice as many
+            await stage.see(12, shift=2)
+            await stage.coordinator.consider()
+        recalls = [data for topic, data in stage.published if topic == "event.recall"]
+        assert [len(one["asked"]) for one in recalls] == [1, 1]
+        assert not recalls[0]["asked"][0]["passed"]
+        assert recalls[0]["asked"][0]["confidence"] == pytest.approx(0.9)
+        assert recalls[1]["asked"][0]["confidence"] == pytest.approx(0.95)
+        assert len(stage.trainings) == 2
+
+    play(scene)
+
+
+def test_a_version_that_was_taken_back_is_not_tried_again(play: Callable[..., None]) -> None:
+    async def scene(stage: Stage) -> None:
+        await moved_on(stage)
+        come_back(stage)
+        await stage.see(10, shift=0)
+        await stage.coordinator.consider()
+        assert stage.told("swap")["reused"]
+        await stage.see(8)
+        await stage.coordinator.consider()
+        assert stage.told("rollback")["taken_back"] == stage.champion
+        stage.now += 100
+        come_back(stage)
+        await stage.see(23, shift=0)
+        await stage.coordinator.consider()
+        assert stage.coordinator.state == "drifted" and stage.coordinator.counts["reuses"] == 1
+
+    play(scene)
+
+
+@pytest.mark.parametrize("adapt", [{"reuse": 0}, {}])
+def test_nothing_is_reused_where_it_is_not_wanted_or_an_operator_asks_for_training(
+    play: Callable[..., None], adapt: dict[str, Any]
+) -> None:
+    async def scene(stage: Stage) -> None:
+        await moved_on(stage)
+        if adapt:
+            come_back(stage)
+        else:
+            stage.pipeline._monitor._streams[KEY].context_start = stage.seq
+            stage.coordinator.request("train")
+        await stage.see(23, shift=0)
+        await stage.coordinator.consider()
+        assert "recall" not in stage.events() and stage.coordinator.counts["swaps"] == 1
+
+    play(scene, adapt=adapt)
+
+
+def test_a_damaged_earlier_version_holds_nothing_up(play: Callable[..., None]) -> None:
+    async def scene(stage: Stage) -> None:
+        await moved_on(stage)
+        (stage.registry.path(stage.champion) / "weights.safetensors").write_bytes(b"")
+        come_back(stage)
+        await stage.see(36, shift=2)
+        await stage.coordinator.consider()
+        (asked,) = stage.told("recall")["asked"]
+        assert asked["version"] == stage.champion and asked["error"]["code"] == "bundle"
+        assert len(stage.trainings) == 2
+
+    play(scene)
+
+
+# ------------------------------------------------------------------ labels that may be wrong
+
+
+def test_labels_that_rename_the_classes_wait_for_an_operator(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.see(36)
+        stage.drift()
+        await stage.coordinator.consider()
+        deferred = stage.told("deferred")["reason"]
+        assert "by chance" in deferred and "--trust-labels" in deferred
+        looked: list[int] = []
+        believed = stage.coordinator._believed
+
+        async def counted(context: Any) -> Any:
+            looked.append(len(context))
+            return await believed(context)
+
+        monkeypatch.setattr(stage.coordinator, "_believed", counted)
+        await stage.see(6)
+        await stage.coordinator.consider()
+        assert looked == [] and stage.coordinator.deferred == deferred
+        await stage.see(3)
+        await stage.coordinator.consider()
+        assert looked == [45], "there is a fifth more of them"
+        stage.coordinator.request("I labelled them myself", trust_labels=True)
+        await stage.coordinator.consider()
+        assert stage.coordinator.state == "probation"
+        assert stage.coordinator.deferred is None
+
+    play(scene, adapt={"doubt_labels": True})
+
+
+def test_labels_of_a_class_that_contradict_what_looks_as_at_home_are_left_out(
+    play: Callable[..., None],
+) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.see(60, labelled=False)
+        labels = [(n, waves.label_of(n)) for n in range(60) if waves.label_of(n) < 2]
+        entries = [LabelEntry(*KEY, n, 2 if k == 1 else k, n) for n, k in labels]
+        await stage.pipeline.stored(lambda store: store.add_labels(entries))
+        stage.coordinator.request("")
+        await stage.coordinator.consider()
+        assert "20 labelled windows in this context, 24" in stage.told("deferred")["reason"]
+        assert stage.told("deferred")["disputed"] == 20
+        assert stage.trainings == []
+
+    play(scene, adapt={"doubt_labels": True, "min_classes": 2})

@@ -1,0 +1,87 @@
+"""What versions make of windows, asked so that no live window is late."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetuner.inference import ModelVersion, Outputs
+from edgetuner.pipeline import Pipeline
+from edgetuner.store import Context
+
+_TURN = 8  # windows of the past that are predicted between two live batches
+_BATCH = 64  # of a version that is not live, beside it
+
+IntArray = NDArray[np.int64]
+
+
+class Answers:
+    """Of the live version, which takes turns with the live windows.
+
+    Args:
+        pipeline: holds it.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    async def on_record(self, context: Context) -> IntArray:
+        """Its answers to the windows of a context, (N,): those on record, and new ones where
+        another version gave them.
+        """
+        answers = context.predicted.copy()
+        missing = context.version != self._pipeline.version.id
+        answers[missing] = await self.classes(context.x[missing])
+        return answers
+
+    async def classes(self, x: NDArray[np.float32]) -> IntArray:
+        """Its answers to windows x (N, C, T), (N,)."""
+        parts = [np.empty(0, np.int64)]
+        parts += [out.predicted for _, out in await self._in_turns(x)]
+        return np.concatenate(parts)
+
+    async def with_p_values(self, x: NDArray[np.float32]) -> tuple[IntArray, NDArray[np.float64]]:
+        """Its answers to windows x (N, C, T), (N,), and how ordinary they look to it: the conformal
+        p-values of their embeddings, (N,).
+        """
+        answers, p_values = [np.empty(0, np.int64)], [np.empty(0)]
+        for version, out in await self._in_turns(x):
+            found = version.reference.p_values(out.embeddings, out.predicted, out.confidence)
+            answers.append(out.predicted)
+            p_values.append(found["embedding"])
+        return np.concatenate(answers), np.concatenate(p_values)
+
+    async def _in_turns(self, x: NDArray[np.float32]) -> list[tuple[ModelVersion, Outputs]]:
+        def predicted(few: NDArray[np.float32]) -> tuple[ModelVersion, Outputs]:
+            version = self._pipeline.version
+            return version, version.predict(few)
+
+        return [
+            await self._pipeline.modelled(
+                lambda few=x[start : start + _TURN]: predicted(few)  # type: ignore[misc]
+            )
+            for start in range(0, len(x), _TURN)
+        ]
+
+
+async def answers_of(version: ModelVersion, x: NDArray[np.float32]) -> IntArray:
+    """The answers of a version that is not live to windows x (N, C, T), (N,)."""
+    return await asyncio.to_thread(_predicted, version, x)
+
+
+async def restated_answers(
+    version: ModelVersion, x: NDArray[np.float32], of: NDArray[np.float32]
+) -> IntArray:
+    """The answers to windows x (N, C, T), (N,), of a version whose batch norms take the statistics
+    of the windows `of` (M, C, T).
+    """
+    return await asyncio.to_thread(lambda: _predicted(version.restated(of), x))
+
+
+def _predicted(version: ModelVersion, x: NDArray[np.float32]) -> IntArray:
+    if not len(x):
+        return np.empty(0, np.int64)
+    parts = np.array_split(x, -(-len(x) // _BATCH))
+    return np.concatenate([version.predict(part).predicted for part in parts])

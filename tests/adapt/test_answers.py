@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from edgetuner.adapt.answers import Answers, answers_of, restated_answers  # noqa: E402
+from edgetuner.config import Config  # noqa: E402
+from edgetuner.inference import LiveModel, ModelVersion  # noqa: E402
+from edgetuner.pipeline import Pipeline, watch_with  # noqa: E402
+from edgetuner.store import Entry, Store  # noqa: E402
+from tests import waves  # noqa: E402
+
+Scene = Callable[[Pipeline], Coroutine[Any, Any, None]]
+Y = np.array([waves.label_of(n) for n in range(30)])
+X = np.stack([waves.window(n, int(k)) for n, k in enumerate(Y)])
+
+
+@pytest.fixture(scope="module")
+def version(wave_bundle: Path) -> ModelVersion:
+    return ModelVersion.load(wave_bundle)
+
+
+@pytest.fixture
+def play(version: ModelVersion) -> Callable[[Scene], None]:
+    async def run(scene: Scene) -> None:
+        store = Store.open(None, shape=(3, 32), classes=waves.CLASSES, durability="memory")
+        pipeline = Pipeline(store, LiveModel(version), watch_with(Config(), version))
+        try:
+            await scene(pipeline)
+        finally:
+            await pipeline.close()
+
+    return lambda scene: asyncio.run(run(scene))
+
+
+def test_what_is_on_record_is_not_asked_again(
+    play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(pipeline: Pipeline) -> None:
+        entries = [Entry("c", "s", n, n, X[n], n) for n in range(30)]
+        receipts = await pipeline.stored(lambda store: store.add(entries))
+        await pipeline.predict([r.window for r in receipts if r.window is not None])
+        context = await pipeline.context({("c", "s"): 0}, 100)
+        context.version[20:] = "another"
+        context.predicted[20:] = 0
+        asked = []
+        predict = pipeline.version.predict
+        monkeypatch.setattr(
+            pipeline.version, "predict", lambda x: asked.append(len(x)) or predict(x)
+        )
+        assert (await Answers(pipeline).on_record(context)).tolist() == Y.tolist()
+        assert sum(asked) == 10 and max(asked) <= 8, "and a few at a time"
+
+    play(scene)
+
+
+def test_windows_as_at_home_look_ordinary_and_turned_ones_do_not(
+    play: Callable[[Scene], None],
+) -> None:
+    async def scene(pipeline: Pipeline) -> None:
+        answers = Answers(pipeline)
+        predicted, p_values = await answers.with_p_values(X)
+        assert predicted.tolist() == Y.tolist() == (await answers.classes(X)).tolist()
+        assert np.median(p_values) > 0.2
+        _, turned = await answers.with_p_values(-X)
+        assert np.median(turned) < 0.05
+        nothing = await answers.with_p_values(X[:0])
+        assert len(nothing[0]) == len(nothing[1]) == 0
+
+    play(scene)
+
+
+def test_a_version_that_is_not_live_answers_beside_it(version: ModelVersion) -> None:
+    async def scene() -> None:
+        assert (await answers_of(version, X)).tolist() == Y.tolist()
+        assert len(await answers_of(version, X[:0])) == 0
+
+    asyncio.run(scene())
+
+
+def test_statistics_of_the_present_answer_a_change_of_scale(version: ModelVersion) -> None:
+    async def scene() -> None:
+        louder = 3 * X + 4
+        before = (await answers_of(version, louder) == Y).mean()
+        after = (await restated_answers(version, louder, louder) == Y).mean()
+        assert after > before + 0.2
+        assert (await answers_of(version, X)).tolist() == Y.tolist(), "the version stays as it is"
+
+    asyncio.run(scene())
