@@ -19,12 +19,14 @@ _SCALE = np.array([1.0, 1.3, 0.8])[:, None]
 Window = NDArray[np.float32]
 
 
-def window(seed: int, label: int) -> Window:
-    """A window (3, 32) of a class, the same for the same seed."""
+def window(seed: int, label: int, hz: float | None = None) -> Window:
+    """A window (3, 32) of a class, the same for the same seed; of another frequency if one is
+    given.
+    """
     draw = np.random.default_rng([seed, label])
     clock = np.arange(LENGTH) / HZ * 2 * np.pi
     phase = draw.uniform(0, 2 * np.pi, (len(CHANNELS), 1))
-    x = np.maximum(0, np.sin((1 + 2 * label) * clock + phase)) * _SCALE
+    x = np.maximum(0, np.sin((hz or 1 + 2 * label) * clock + phase)) * _SCALE
     return (x + 0.15 * draw.normal(size=x.shape)).astype(np.float32)
 
 

@@ -85,6 +85,7 @@ class Coordinator:
         self._wake = asyncio.Event()
         self._busy = asyncio.Lock()  # one transition at a time: adaptation, review, operator
         self._drifted: dict[StreamKey, str] = {}
+        self._alarms: dict[StreamKey, int] = {}  # the window at which each drift was found
         self._faults = Faults()
         self._requested: str | None = None
         self._training: asyncio.Task[dict[str, Any]] | None = None
@@ -117,6 +118,7 @@ class Coordinator:
             self._faults.note(finding)
             if finding.kind == "drift" and self._config().drift.enabled:
                 self._drifted[finding.key] = f"{finding.detector} drift in {'/'.join(finding.key)}"
+                self._alarms[finding.key] = finding.seq
                 self._wake.set()
 
     def on_predictions(self, count: int) -> None:
@@ -248,7 +250,7 @@ class Coordinator:
         reason = refusal(self._situation_of(context), self._config())
         if reason is None:
             context, reason = await self._believed(context)
-            reason = reason or refusal(self._situation_of(context), self._config())
+            reason = reason or self._short_of_believed(context)
         if reason is not None:
             self._defer(reason)
             return
@@ -280,14 +282,16 @@ class Coordinator:
 
     async def _recall(self, starts: dict[StreamKey, int]) -> bool:
         """Whether an earlier version that knows this context was swapped in."""
-        mine = {key: starts[key] for key in self._drifted if key in starts}
+        # From the alarm on, not from the onset: that is an estimate, and a few windows of the old
+        # context among a dozen would speak for the live version.
+        mine = {key: self._alarms[key] for key in self._drifted}
         if mine != self._recurrence.context:
             self._recurrence = Recurrence(mine)
         versions = await asyncio.to_thread(self._earlier) if mine else []
         counts = await self._pipeline.stored(lambda store: store.count_labels(mine))
         if not versions or not self._recurrence.due(int(counts.sum()), self._config().gate):
             return False
-        labelled = await self._pipeline.context(starts, _LATER, labelled=True)
+        labelled = await self._pipeline.context(starts | mine, _LATER, labelled=True)
         # What the live version predicted came after it, and so after all that were before it.
         labelled = self._present(labelled.take(labelled.version == self._pipeline.version.id))
         settings = self._recurrence.ask(int(counts.sum()), self._gate_settings(), len(versions))
@@ -340,6 +344,16 @@ class Coordinator:
         kept[rows[found]] = -1
         self._disputed = int(found.sum())
         return replace(context, y=kept), None
+
+    def _short_of_believed(self, context: Context) -> str | None:
+        """Why what is left of the labels does not do, in words; None if it does."""
+        reason = refusal(self._situation_of(context), self._config())
+        if reason is None or not self._disputed:
+            return reason
+        return (
+            f"{reason}; {self._disputed} more contradict the model where windows look as they did "
+            f"at home: check them, or {_TRUST}"
+        )
 
     def _still_doubted(self, situation: Situation) -> str | None:
         """Why labels were not believed, until there are so many more that it may have changed."""

@@ -22,7 +22,7 @@ class Recurrence:
     """When earlier versions are asked about one context, and how much is asked of them.
 
     Attributes:
-        context: the first window of each stream that has drifted.
+        context: the window at which the drift of each stream was found.
         labels: of these streams, when they were asked last.
         tries: how often they were asked.
     """

@@ -736,7 +736,9 @@ def test_labels_of_a_class_that_contradict_what_looks_as_at_home_are_left_out(
         await stage.pipeline.stored(lambda store: store.add_labels(entries))
         stage.coordinator.request("")
         await stage.coordinator.consider()
-        assert "20 labelled windows in this context, 24" in stage.told("deferred")["reason"]
+        reason = stage.told("deferred")["reason"]
+        assert "20 labelled windows in this context, 24" in reason
+        assert "20 more contradict" in reason and "--trust-labels" in reason
         assert stage.told("deferred")["disputed"] == 20
         assert stage.trainings == []
 
