@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,20 @@ _TURN = 8  # windows of the past that are predicted between two live batches
 _BATCH = 64  # of a version that is not live, beside it
 
 IntArray = NDArray[np.int64]
+
+
+class Look(NamedTuple):
+    """What a version sees in N windows.
+
+    Attributes:
+        predicted: class index, (N,).
+        confidence: softmax probability of that class, (N,).
+        p_values: conformal, of the embeddings: low where a window is strange to it, (N,).
+    """
+
+    predicted: IntArray
+    confidence: NDArray[np.float32]
+    p_values: NDArray[np.float64]
 
 
 class Answers:
@@ -42,16 +57,13 @@ class Answers:
         parts += [out.predicted for _, out in await self._in_turns(x)]
         return np.concatenate(parts)
 
-    async def with_p_values(self, x: NDArray[np.float32]) -> tuple[IntArray, NDArray[np.float64]]:
-        """Its answers to windows x (N, C, T), (N,), and how ordinary they look to it: the conformal
-        p-values of their embeddings, (N,).
-        """
-        answers, p_values = [np.empty(0, np.int64)], [np.empty(0)]
+    async def look(self, x: NDArray[np.float32]) -> Look:
+        """Its answers to windows x (N, C, T), how sure it is, and how ordinary they look to it."""
+        looks = [Look(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0))]
         for version, out in await self._in_turns(x):
             found = version.reference.p_values(out.embeddings, out.predicted, out.confidence)
-            answers.append(out.predicted)
-            p_values.append(found["embedding"])
-        return np.concatenate(answers), np.concatenate(p_values)
+            looks.append(Look(out.predicted, out.confidence, found["embedding"]))
+        return Look(*(np.concatenate(parts) for parts in zip(*looks, strict=True)))
 
     async def _in_turns(self, x: NDArray[np.float32]) -> list[tuple[ModelVersion, Outputs]]:
         def predicted(few: NDArray[np.float32]) -> tuple[ModelVersion, Outputs]:

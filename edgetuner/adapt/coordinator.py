@@ -13,26 +13,25 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgetuner.adapt import job as jobs
 from edgetuner.adapt.admission import Situation, hindrance, refusal
-from edgetuner.adapt.answers import Answers, answers_of, restated_answers
+from edgetuner.adapt.answers import Answers, answers_of
+from edgetuner.adapt.belief import Belief
 from edgetuner.adapt.child import train
 from edgetuner.adapt.faults import Faults
-from edgetuner.adapt.gate import Verdict, guarded, guards, judge
+from edgetuner.adapt.gate import Verdict
 from edgetuner.adapt.job import Ask, Job, Windows
+from edgetuner.adapt.judge import Judge, apart
 from edgetuner.adapt.probation import Probation
 from edgetuner.adapt.progress import Progress
 from edgetuner.adapt.recurrence import Recurrence, at_home, knows
-from edgetuner.adapt.trust import disputed, doubt
-from edgetuner.config import Config, GateConfig
+from edgetuner.config import Config
 from edgetuner.drift.monitor import Finding
 from edgetuner.errors import AdaptationError, BusyError, EdgetunerError, RegistryError
 from edgetuner.inference import ModelVersion
@@ -47,8 +46,6 @@ Publish = Callable[[str, dict[str, Any]], None]
 _TICK_S = 1.0  # cool-downs and free memory change without anybody saying so
 _LATER = 1000  # labelled windows, newest first, that a gate or a probation looks at
 _PATIENCE_S = 2.0  # an operator's request waits; shorter than his client does
-_TRUST = "have them believed by `edgetuner adapt --trust-labels`"
-_MORE = 1.2  # times the labels that were doubted last: time to look again
 
 
 class Coordinator:
@@ -91,7 +88,6 @@ class Coordinator:
         self._training: asyncio.Task[dict[str, Any]] | None = None
         self._probation: Probation | None = None
         self._failures = 0
-        self._refusals = 0  # in a row: each was one more chance for luck
         self._not_before = float("-inf")
         self._spent_j: list[tuple[float, float]] = []
         self.state = "watching"
@@ -100,10 +96,9 @@ class Coordinator:
         self._problem: str | None = None
         self._answers = Answers(pipeline)
         self._progress = Progress(telemetry)
+        self._judge = Judge(config, self._answers)
+        self._belief = Belief(config, self._answers)
         self._recurrence = Recurrence({})
-        self._trust_labels = False
-        self._disputed = 0  # labels that the last look at them left out
-        self._doubted: tuple[int, str] | None = None  # labels, and why they were not believed
         self.counts = dict.fromkeys(
             ("adaptations", "reuses", "swaps", "refused", "failed", "promotions", "rollbacks"), 0
         )
@@ -160,7 +155,7 @@ class Coordinator:
                 value=self.describe()["state"],
                 remedy="wait until it is over, or resume; `edgetuner status` shows it",
             )
-        self._requested, self._trust_labels = why, trust_labels
+        self._requested, self._belief.vouched = why, trust_labels
         self._not_before = float("-inf")
         self._wake.set()
 
@@ -242,20 +237,22 @@ class Coordinator:
         reason = hindrance(situation)
         if reason is None and await self._recall(starts):
             return
-        reason = reason or refusal(situation, self._config()) or self._still_doubted(situation)
+        reason = reason or refusal(situation, self._config())
+        reason = reason or self._belief.standing(situation.labels)
         if reason is not None:
             self._defer(reason)
             return
         context = await self._context(starts)
         reason = refusal(self._situation_of(context), self._config())
-        if reason is None:
-            context, reason = await self._believed(context)
-            reason = reason or self._short_of_believed(context)
-        if reason is not None:
-            self._defer(reason)
+        believed = reason or await self._belief.weigh(context, self._pipeline.version)
+        if not isinstance(believed, str):
+            context = believed
+            reason = refusal(self._situation_of(context), self._config())
+            believed = context if reason is None else self._belief.explain(reason)
+        if isinstance(believed, str):
+            self._defer(believed)
             return
-        self.deferred = self._requested = self._doubted = None
-        self._trust_labels = False
+        self._answered()
         self.counts["adaptations"] += 1
         try:
             since = await self._pipeline.stored(lambda store: store.next_seqs())
@@ -294,7 +291,7 @@ class Coordinator:
         labelled = await self._pipeline.context(starts | mine, _LATER, labelled=True)
         # What the live version predicted came after it, and so after all that were before it.
         labelled = self._present(labelled.take(labelled.version == self._pipeline.version.id))
-        settings = self._recurrence.ask(int(counts.sum()), self._gate_settings(), len(versions))
+        settings = self._recurrence.ask(int(counts.sum()), self._judge.settings, len(versions))
         told, best = [], None
         for version in versions:
             try:
@@ -302,10 +299,7 @@ class Coordinator:
             except EdgetunerError as error:  # one that is damaged must not hold up the others
                 told.append({"version": version, "error": error.to_wire()})
                 continue
-            proposed = await answers_of(candidate, labelled.x)
-            verdict = await self._verdict(
-                candidate, labelled.y, labelled.predicted, proposed, settings
-            )
+            verdict = await self._judge.verdict(candidate, labelled, settings)
             told.append({"version": version, **verdict.to_wire()})
             if knows(verdict, candidate.manifest) and (
                 best is None or (verdict.candidate_f1 or 0) > (best[1].candidate_f1 or 0)
@@ -314,7 +308,7 @@ class Coordinator:
         self._publish("event.recall", {"asked": told})
         if best is None:
             return False
-        self.deferred = self._requested = self._doubted = None
+        self._answered()
         self.counts["reuses"] += 1
         self.last = {"reused": True, "gate": best[1].to_wire()}
         await self._swap(*best)
@@ -326,41 +320,10 @@ class Coordinator:
         proven = [version for version in self._registry.proven() if version != live]
         return proven[: self._config().adapt.reuse]
 
-    async def _believed(self, context: Context) -> tuple[Context, str | None]:
-        """The context without the labels that are not believed; or why none is."""
-        self._disputed = 0
-        if self._trust_labels or not self._config().adapt.doubt_labels:
-            return context, None
-        rows = np.flatnonzero(context.y >= 0)
-        x, y = context.x[rows], context.y[rows]
-        version = self._pipeline.version
-        predicted, p_values = await self._answers.with_p_values(x)
-        restated = await restated_answers(version, x, context.x)
-        found = doubt(y, [predicted, restated], version.classes) or disputed(y, predicted, p_values)
-        if isinstance(found, str):
-            self._doubted = len(rows), f"{found}: check them, or {_TRUST}"
-            return context, self._doubted[1]
-        kept = context.y.copy()
-        kept[rows[found]] = -1
-        self._disputed = int(found.sum())
-        return replace(context, y=kept), None
-
-    def _short_of_believed(self, context: Context) -> str | None:
-        """Why what is left of the labels does not do, in words; None if it does."""
-        reason = refusal(self._situation_of(context), self._config())
-        if reason is None or not self._disputed:
-            return reason
-        return (
-            f"{reason}; {self._disputed} more contradict the model where windows look as they did "
-            f"at home: check them, or {_TRUST}"
-        )
-
-    def _still_doubted(self, situation: Situation) -> str | None:
-        """Why labels were not believed, until there are so many more that it may have changed."""
-        if self._doubted is None or self._trust_labels:
-            return None
-        labels, reason = self._doubted
-        return reason if labels <= situation.labels < _MORE * labels else None
+    def _answered(self) -> None:
+        """What was asked for is being done."""
+        self.deferred = self._requested = None
+        self._belief.reset()
 
     async def _starts(self) -> dict[StreamKey, int]:
         """The first window of the present context of each stream: where it last drifted."""
@@ -413,7 +376,7 @@ class Coordinator:
                 context.stream,
                 context.t_ns,
                 share=config.adapt.holdout,
-                window_ns=round(1e9 * self._length_s()),
+                window_ns=self._window_ns(),
             ),
         )
         ask = Ask(
@@ -421,7 +384,7 @@ class Coordinator:
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             why=why,
             settings=config.adapt,
-            gate=self._gate_settings(),
+            gate=self._judge.settings,
             false_alarm_windows=config.drift.run_length(self._length_s()),
         )
         base = self._registry.path(self._pipeline.version.id)
@@ -473,46 +436,8 @@ class Coordinator:
         split = (await asyncio.to_thread(job.windows)).split
         held = context.take((split == jobs.HOLDOUT) & (context.y >= 0))
         later = await self._pipeline.context(since, _LATER, labelled=True)
-        later = later.take(~self._faults.cover(later) & self._apart(later, context))
-        x, y = np.concatenate([held.x, later.x]), np.concatenate([held.y, later.y])
-        champion = [await self._answers.on_record(part) for part in (held, later)]
-        proposed = await answers_of(candidate, x)
-        return await self._verdict(candidate, y, np.concatenate(champion), proposed, job.ask.gate)
-
-    async def _verdict(
-        self,
-        candidate: ModelVersion,
-        y: NDArray[np.int64],
-        champion: NDArray[np.int64],
-        proposed: NDArray[np.int64],
-        settings: GateConfig,
-    ) -> Verdict:
-        """That of the gate and, where the source is to be retained, of its guards."""
-        verdict = judge(y, champion, proposed, settings, candidate.classes)
-        if self._config().adapt.policy == "follow":
-            return verdict
-        bundle = candidate.bundle
-        mask = guards(bundle.exemplar_y)
-        x, y = bundle.exemplar_x[mask].astype(np.float32), bundle.exemplar_y[mask]
-        before, after = await self._answers.classes(x), await answers_of(candidate, x)
-        return guarded(verdict, y, before, after, settings)
-
-    def _gate_settings(self) -> GateConfig:
-        """Those in force. The chances for luck of all gates until one is passed are twice the first
-        one's at most.
-        """
-        gate = self._config().gate
-        return gate.model_copy(update={"max_p_value": gate.max_p_value / 2**self._refusals})
-
-    def _apart(self, later: Context, context: Context) -> NDArray[np.bool_]:
-        """Which windows share no sample with one of their stream in the context, (N,)."""
-        apart = np.ones(len(later), bool)
-        for index, key in enumerate(later.keys):
-            if key in context.keys:
-                known = context.t_ns[context.stream == context.keys.index(key)]
-                ends = known.max(initial=0) + round(1e9 * self._length_s())
-                apart &= (later.stream != index) | (later.t_ns >= ends)
-        return apart
+        later = later.take(~self._faults.cover(later) & apart(later, context, self._window_ns()))
+        return await self._judge.verdict(candidate, held.followed_by(later), job.ask.gate)
 
     async def _swap(self, candidate: ModelVersion, verdict: Verdict) -> None:
         starts = await self._pipeline.stored(lambda store: store.next_seqs())
@@ -535,7 +460,7 @@ class Coordinator:
         Otherwise the drift goes on waiting for an answer: more labels may make a better candidate.
         """
         self.counts["refused"] += 1
-        self._refusals += 1
+        self._judge.refusals += 1
         self._back_off()
         manifest = self._pipeline.version.manifest
         home = manifest.metrics.get("held_out_macro_f1")
@@ -546,7 +471,7 @@ class Coordinator:
                 "event.false_alarm", {"champion_f1": verdict.champion_f1, "home_f1": home}
             )
             self._drifted.clear()
-            self._refusals = 0
+            self._judge.refusals = 0
         await asyncio.to_thread(self._registry.prune)
         self._settle("refused", job=job.ask.job, **verdict.to_wire())
 
@@ -561,7 +486,7 @@ class Coordinator:
             version, reason = self._pipeline.version.id, probation.summary()
             self._registry.promote(version, reason)
             self._probation = None
-            self._failures = self._refusals = 0
+            self._failures = self._judge.refusals = 0
             await asyncio.to_thread(self._registry.prune)
             self.counts["promotions"] += 1
             self._not_before = self._clock() + self._config().adapt.cooldown_s
@@ -613,7 +538,7 @@ class Coordinator:
     async def _serve(self, version: ModelVersion) -> None:
         await self._pipeline.swap(version)
         self._probation = None
-        self._failures = self._refusals = 0
+        self._failures = self._judge.refusals = 0
         self._drifted.clear()
 
     async def _load(self, path: Path) -> ModelVersion:
@@ -632,9 +557,9 @@ class Coordinator:
     def _drifted_names(self) -> list[str]:
         return ["/".join(key) for key in sorted(self._drifted)]
 
-    def _length_s(self) -> float:
+    def _window_ns(self) -> int:
         manifest = self._pipeline.version.manifest
-        return manifest.length / manifest.hz
+        return round(1e9 * manifest.length / manifest.hz)
 
     def _back_off(self) -> None:
         wait = self._config().adapt.cooldown_s * 2**self._failures
@@ -642,7 +567,7 @@ class Coordinator:
         self._not_before = self._clock() + wait
 
     def _left_out(self) -> dict[str, int]:
-        return {"disputed": self._disputed} if self._disputed else {}
+        return {"disputed": self._belief.left_out} if self._belief.left_out else {}
 
     def _wait_s(self) -> float:
         return max(0.0, round(self._not_before - self._clock(), 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -200,6 +200,18 @@ class Context:
         """The windows where `keep` (N,) is true; keys and starts stay."""
         columns = ("x", "y", "predicted", "confidence", "row", "stream", "seq", "t_ns", "version")
         return replace(self, **{name: getattr(self, name)[keep] for name in columns})
+
+    def followed_by(self, later: Context) -> Context:
+        """The windows of this and then those of another one, whatever its streams;
+        starts stay.
+        """
+        keys = self.keys + tuple(key for key in later.keys if key not in self.keys)
+        stream = np.array([keys.index(key) for key in later.keys], np.int64)[later.stream]
+        columns: dict[str, Any] = {
+            name: np.concatenate([getattr(self, name), getattr(later, name)])
+            for name in ("x", "y", "predicted", "confidence", "row", "seq", "t_ns", "version")
+        }
+        return replace(self, keys=keys, stream=np.concatenate([self.stream, stream]), **columns)
 
     def ends(self) -> dict[Key, int]:
         """The seq after the newest window of each stream: where a later context goes on."""

@@ -66,13 +66,11 @@ def test_windows_as_at_home_look_ordinary_and_turned_ones_do_not(
 ) -> None:
     async def scene(pipeline: Pipeline) -> None:
         answers = Answers(pipeline)
-        predicted, p_values = await answers.with_p_values(X)
-        assert predicted.tolist() == Y.tolist() == (await answers.classes(X)).tolist()
-        assert np.median(p_values) > 0.2
-        _, turned = await answers.with_p_values(-X)
-        assert np.median(turned) < 0.05
-        nothing = await answers.with_p_values(X[:0])
-        assert len(nothing[0]) == len(nothing[1]) == 0
+        seen = await answers.look(X)
+        assert seen.predicted.tolist() == Y.tolist() == (await answers.classes(X)).tolist()
+        assert np.median(seen.p_values) > 0.2 and np.median(seen.confidence) > 0.8
+        assert np.median((await answers.look(-X)).p_values) < 0.05
+        assert [len(part) for part in await answers.look(X[:0])] == [0, 0, 0]
 
     play(scene)
 

@@ -705,13 +705,13 @@ def test_labels_that_rename_the_classes_wait_for_an_operator(
         deferred = stage.told("deferred")["reason"]
         assert "by chance" in deferred and "--trust-labels" in deferred
         looked: list[int] = []
-        believed = stage.coordinator._believed
+        weigh = stage.coordinator._belief.weigh
 
-        async def counted(context: Any) -> Any:
+        async def counted(context: Any, live: Any) -> Any:
             looked.append(len(context))
-            return await believed(context)
+            return await weigh(context, live)
 
-        monkeypatch.setattr(stage.coordinator, "_believed", counted)
+        monkeypatch.setattr(stage.coordinator._belief, "weigh", counted)
         await stage.see(6)
         await stage.coordinator.consider()
         assert looked == [] and stage.coordinator.deferred == deferred

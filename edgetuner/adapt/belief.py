@@ -1,0 +1,77 @@
+"""Which labels of a context are trained on: those that are believed, until an operator vouches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from edgetuner.adapt.answers import Answers, restated_answers
+from edgetuner.adapt.trust import disputed, doubt
+from edgetuner.config import Config
+from edgetuner.inference import ModelVersion
+from edgetuner.store import Context
+
+_TRUST = "check them, or have them believed by `edgetuner adapt --trust-labels`"
+_MORE = 1.2  # times the labels that were doubted last: time to look again
+
+
+class Belief:
+    """What is thought of the labels of the present context.
+
+    Args:
+        config: gives the configuration in force.
+        answers: of the live version, the witness.
+
+    Attributes:
+        vouched: an operator says that the labels are right.
+        left_out: labels that the last look at them left out.
+    """
+
+    def __init__(self, config: Callable[[], Config], answers: Answers) -> None:
+        self._config = config
+        self._answers = answers
+        self._doubted: tuple[int, str] | None = None  # labels, and why they were not believed
+        self.vouched = False
+        self.left_out = 0
+
+    def reset(self) -> None:
+        """Something came of them; the next ones are looked at anew."""
+        self._doubted, self.vouched = None, False
+
+    def standing(self, labels: int) -> str | None:
+        """Why labels were not believed, until there are so many more that it may have changed."""
+        if self._doubted is None or self.vouched:
+            return None
+        then, reason = self._doubted
+        return reason if then <= labels < _MORE * then else None
+
+    async def weigh(self, context: Context, live: ModelVersion) -> Context | str:
+        """The context without the labels that are not believed; or why none of them is."""
+        self.left_out = 0
+        if self.vouched or not self._config().adapt.doubt_labels:
+            return context
+        rows = np.flatnonzero(context.y >= 0)
+        x, y = context.x[rows], context.y[rows]
+        seen = await self._answers.look(x)
+        restated = await restated_answers(live, x, context.x)
+        found = doubt(y, [seen.predicted, restated], live.classes) or disputed(
+            y, seen.predicted, seen.p_values
+        )
+        if isinstance(found, str):
+            self._doubted = len(rows), f"{found}: {_TRUST}"
+            return self._doubted[1]
+        kept = context.y.copy()
+        kept[rows[found]] = -1
+        self.left_out = int(found.sum())
+        return replace(context, y=kept)
+
+    def explain(self, shortage: str) -> str:
+        """Why the labels that are left do not do, with those that were left out, if any."""
+        if not self.left_out:
+            return shortage
+        return (
+            f"{shortage}; {self.left_out} more contradict the model where windows look as they did "
+            f"at home: {_TRUST}"
+        )

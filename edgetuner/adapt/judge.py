@@ -1,0 +1,71 @@
+"""Candidates before the gate: which windows, whose answers, and how much is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetuner.adapt.answers import Answers, answers_of
+from edgetuner.adapt.gate import Verdict, guarded, guards, judge
+from edgetuner.config import Config, GateConfig
+from edgetuner.inference import ModelVersion
+from edgetuner.store import Context
+
+
+class Judge:
+    """Judges candidates against the live version.
+
+    Args:
+        config: gives the configuration in force.
+        answers: of the live version.
+
+    Attributes:
+        refusals: in a row, since a version has proved itself: each was one more chance for luck.
+    """
+
+    def __init__(self, config: Callable[[], Config], answers: Answers) -> None:
+        self._config = config
+        self._answers = answers
+        self.refusals = 0
+
+    @property
+    def settings(self) -> GateConfig:
+        """Those in force. The chances for luck of all gates until one is passed are twice the first
+        one's at most.
+        """
+        gate = self._config().gate
+        return gate.model_copy(update={"max_p_value": gate.max_p_value / 2**self.refusals})
+
+    async def verdict(
+        self, candidate: ModelVersion, windows: Context, settings: GateConfig
+    ) -> Verdict:
+        """That of the gate on labelled windows and, where the source is to be retained, of its
+        guards.
+        """
+        champion = await self._answers.on_record(windows)
+        proposed = await answers_of(candidate, windows.x)
+        found = judge(windows.y, champion, proposed, settings, candidate.classes)
+        if self._config().adapt.policy == "follow":
+            return found
+        bundle = candidate.bundle
+        mask = guards(bundle.exemplar_y)
+        x, y = bundle.exemplar_x[mask].astype(np.float32), bundle.exemplar_y[mask]
+        before, after = await self._answers.classes(x), await answers_of(candidate, x)
+        return guarded(found, y, before, after, settings)
+
+
+def apart(later: Context, known: Context, window_ns: int) -> NDArray[np.bool_]:
+    """Which windows share no sample with one of their stream among the known ones, (N,).
+
+    Args:
+        later: newer than all that are known.
+        window_ns: duration of a window in nanoseconds.
+    """
+    free = np.ones(len(later), bool)
+    for index, key in enumerate(later.keys):
+        if key in known.keys:
+            before = known.t_ns[known.stream == known.keys.index(key)]
+            free &= (later.stream != index) | (later.t_ns >= before.max(initial=0) + window_ns)
+    return free
