@@ -86,7 +86,7 @@ class Ingest:
         self._recovered: deque[tuple[str, list[bytes]]] = deque(maxlen=_KEPT)
         self._recent: defaultdict[tuple[str, str], deque[float]] = defaultdict(deque)
         self.counts: Counter[str] = Counter(
-            {"windows": 0, "labels": 0, "duplicates": 0, "lost": 0, "refused": 0}
+            {"windows": 0, "labels": 0, "relabelled": 0, "duplicates": 0, "lost": 0, "refused": 0}
         )
         self.refusals: Counter[str] = Counter()
 
@@ -278,6 +278,7 @@ class Ingest:
         for arrival, receipt in zip(senders, outcomes, strict=True):
             if receipt.outcome in ("stored", "duplicate", "replaced", "early"):
                 self.counts["labels"] += receipt.outcome != "duplicate"
+                self.counts["relabelled"] += receipt.outcome == "replaced"
                 self._ack(arrival, "label", receipt.outcome, receipt.durable)
             else:
                 self._refuse_header(

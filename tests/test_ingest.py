@@ -125,7 +125,8 @@ def test_what_is_stored_is_handed_on_in_order_and_once(play: Callable[..., None]
         assert [(w.stream, w.seq) for w in room.windows] == [("a", 0), ("a", 1), ("a", 2)]
         assert np.array_equal(room.windows[2].x, waves.window(2, 0))
         assert room.ingest.counts == {
-            **{"windows": 3, "duplicates": 1, "refused": 1, "lost": 0, "labels": 0}
+            **{"windows": 3, "duplicates": 1, "refused": 1, "lost": 0},
+            **{"labels": 0, "relabelled": 0},
         }
 
     play(scene)
@@ -146,6 +147,45 @@ def test_a_window_may_bring_its_label(play: Callable[..., None]) -> None:
         await room.say(windows("a", 0, label="brisk"), windows("a", 1))
         assert [w.label for w in room.windows] == [1, None]
         assert room.labels == 1
+
+    play(scene)
+
+
+def test_labels_without_a_window_are_named_and_counted_and_the_last_of_two_counts(
+    play: Callable[..., None],
+) -> None:
+    def label(stream: str, seq: int, name: str) -> Callable[[Wire], None]:
+        header = {"type": "label", "client_id": "raw", "stream": stream, "seq": seq}
+        return lambda wire: wire.send(header | {"label": name})
+
+    async def scene(room: Room) -> None:
+        answers = await room.say(
+            windows("a", 5),
+            label("nobody", 0, "slow"),
+            label("a", 2, "slow"),
+            label("a", 10**6, "slow"),
+            label("a", 5, "slow"),
+            label("a", 5, "brisk"),
+            label("a", 5, "brisk"),
+        )
+        outcomes = [getattr(answer, "outcome", None) for answer in answers[:-1]]
+        assert outcomes == ["stored", None, None, None, "stored", "replaced", "duplicate"]
+        problems = [answer.error["message"] for answer in answers[1:4]]
+        assert "never sent" in problems[0] and "gone" in problems[1] and "too_early" in problems[2]
+        assert room.ingest.refusals == {"label.stream": 1, "label.seq": 2}
+        assert (room.ingest.counts["labels"], room.ingest.counts["relabelled"]) == (2, 1)
+        held = await room.pipeline.stored(lambda store: store.streams()[("raw", "a")])
+        assert held.labelled == 1
+
+    play(scene)
+
+
+def test_a_clock_that_jumps_back_or_far_ahead_loses_nothing(play: Callable[..., None]) -> None:
+    async def scene(room: Room) -> None:
+        times = [10**18, 5, 2**62, 10**18 + 1]
+        answers = await room.say(*(windows("a", n, t_ns=t) for n, t in enumerate(times)))
+        assert [answer.outcome for answer in answers[:-1]] == ["stored"] * 4
+        assert [w.t_ns for w in room.windows] == times, "in order of their numbers"
 
     play(scene)
 

@@ -43,6 +43,7 @@ from edgetuner.telemetry import Sample, Telemetry
 StreamKey = tuple[str, str]
 Publish = Callable[[str, dict[str, Any]], None]
 
+_DAY_S = 86_400.0
 _TICK_S = 1.0  # cool-downs and free memory change without anybody saying so
 _LATER = 1000  # labelled windows, newest first, that a gate or a probation looks at
 _PATIENCE_S = 2.0  # an operator's request waits; shorter than his client does
@@ -58,7 +59,7 @@ class Coordinator:
         telemetry: for admission, and told which phase energy is used in.
         publish: (topic, data) to the status socket.
         device: where candidates are loaded, `cpu` or `cuda`.
-        clock: seconds that cool-downs are counted in.
+        clock: seconds that cool-downs and a day's energy are counted in.
     """
 
     def __init__(
@@ -349,7 +350,7 @@ class Coordinator:
         return context.take(context.row >= context.row[drifted].min())
 
     def _situation(self, labels: int, classes: int) -> Situation:
-        day_ago = time.time() - 86400
+        day_ago = self._clock() - _DAY_S  # not by the time of day, which jumps
         return Situation(
             labels=labels,
             classes=classes,
@@ -410,7 +411,7 @@ class Coordinator:
         finally:
             self._training = None
             self._telemetry.phase("infer")
-            self._spent_j.append((time.time(), self._progress.end()))
+            self._spent_j.append((self._clock(), self._progress.end()))
 
     def _stop_if_paused(self, job: Job) -> None:
         if self.paused:

@@ -224,14 +224,17 @@ def split(
     share: float,
     window_ns: int,
 ) -> NDArray[np.int64]:
-    """Holds out the last `share` in time of the labelled windows of each class.
+    """Holds out the last `share` to arrive of the labelled windows of each class.
+
+    The order of arrival is nobody's clock: one that jumps back makes nothing old, and one that
+    jumps ahead nothing new. Clocks only say which windows overlap.
 
     Windows of the same stream that overlap a held-out one in time share samples with it, so they
     are left out of training altogether. A class with a single labelled window is trained on, not
     held out.
 
     Args:
-        y: class index or -1, (N,).
+        y: class index or -1, in order of arrival, (N,).
         stream: stream index, (N,).
         t_ns: start of each window, nanoseconds, (N,).
         share: in (0, 1).
@@ -243,7 +246,6 @@ def split(
     parts = np.full(len(y), TRAIN, np.int64)
     for label in np.unique(y[y >= 0]):
         rows = np.flatnonzero(y == label)
-        rows = rows[np.argsort(t_ns[rows], kind="stable")]
         held = min(len(rows) - 1, int(np.ceil(share * len(rows))))
         parts[rows[len(rows) - held :]] = HOLDOUT
     for s in np.unique(stream):

@@ -59,13 +59,24 @@ class Judge:
 def apart(later: Context, known: Context, window_ns: int) -> NDArray[np.bool_]:
     """Which windows share no sample with one of their stream among the known ones, (N,).
 
+    Those that begin within a window's length of a known one overlap it, whichever is the older: a
+    clock that has jumped ahead once does not make all that follows overlap.
+
     Args:
-        later: newer than all that are known.
         window_ns: duration of a window in nanoseconds.
     """
     free = np.ones(len(later), bool)
     for index, key in enumerate(later.keys):
-        if key in known.keys:
-            before = known.t_ns[known.stream == known.keys.index(key)]
-            free &= (later.stream != index) | (later.t_ns >= before.max(initial=0) + window_ns)
+        if key not in known.keys:
+            continue
+        before = np.sort(known.t_ns[known.stream == known.keys.index(key)])
+        mine = np.flatnonzero(later.stream == index)
+        if len(before) and len(mine):
+            after = np.searchsorted(before, later.t_ns[mine])
+            last = before[np.maximum(after - 1, 0)]
+            following = before[np.minimum(after, len(before) - 1)]
+            nearest = np.minimum(
+                np.abs(later.t_ns[mine] - last), np.abs(following - later.t_ns[mine])
+            )
+            free[mine] = nearest >= window_ns
     return free

@@ -332,6 +332,27 @@ def test_a_failure_is_told_and_waited_for_twice_as_long_each_time(
     play(scene)
 
 
+def test_energy_is_budgeted_over_a_day_whatever_the_time_of_day_does(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(stage: Stage) -> None:
+        spent = iter([0.0, 600.0])
+        telemetry = stage.coordinator._telemetry
+        monkeypatch.setattr(telemetry, "energy_j", lambda: {"train": next(spent, 600.0)})
+        monkeypatch.setattr("time.time", lambda: 4e9)  # a clock that was set right just now
+        stage.outcome = AdaptationError("no luck")
+        await stage.see(36)
+        stage.drift()
+        for stage.now in (0.0, 100.0):
+            await stage.coordinator.consider()
+        assert "600 J used" in stage.told("deferred")["reason"]
+        stage.now = 90_000.0
+        await stage.coordinator.consider()
+        assert len(stage.trainings) == 2
+
+    play(scene, adapt={"energy_budget_j_per_day": 500})
+
+
 def test_a_candidate_that_proves_nothing_is_refused(play: Callable[..., None]) -> None:
     async def scene(stage: Stage) -> None:
         await stage.see(36, shift=2)  # both are wrong

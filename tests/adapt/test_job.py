@@ -126,3 +126,13 @@ def test_a_split_shares_no_sample_between_training_and_gate(data: st.DataObject)
         assert (mine & held).sum() == expected
         if (mine & held).any():
             assert t_ns[mine & held].min() >= t_ns[mine & ~held].max(), "the last in time"
+
+
+def test_a_clock_that_jumps_makes_no_window_older_or_newer() -> None:
+    y = np.arange(40) % 2
+    t_ns = np.arange(40) * 10**9
+    t_ns[20:] -= 3600 * 10**9  # set right, an hour back
+    t_ns[30] += 10**18  # and once far ahead
+    parts = split(y, np.zeros(40, np.int64), t_ns, share=0.3, window_ns=10**9)
+    assert np.flatnonzero(parts == HOLDOUT).tolist() == list(range(28, 40)), "the last to arrive"
+    assert (parts[:28] == TRAIN).all()

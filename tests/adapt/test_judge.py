@@ -37,6 +37,12 @@ def test_windows_that_overlap_known_ones_of_their_stream_are_not_apart() -> None
     assert apart(later, context(((("c", "z")),), [0], [100]), 10).all()
 
 
+def test_a_clock_that_jumped_once_does_not_make_all_that_follows_overlap() -> None:
+    known = context((A,), [0, 0, 0], [10, 5_000, 20])
+    later = context((A,), [0, 0, 0, 0], [30, 40, 4_995, 2])
+    assert apart(later, known, 10).tolist() == [True, True, False, False]
+
+
 def test_contexts_are_joined_by_the_names_of_their_streams() -> None:
     joined = context((A,), [0], [1]).followed_by(context((B, A), [0, 1], [2, 3]))
     assert [joined.keys[k] for k in joined.stream] == [A, B, A]
