@@ -207,6 +207,12 @@ class AdaptConfig(_Section):
         default=40, ge=2, description="labelled windows of the present context needed"
     )
     min_classes: int = Field(default=2, ge=2, description="classes among them")
+    self_train: bool = Field(
+        default=False,
+        description="where there are fewer labels than min_labels, train on windows of whose class "
+        "the model is sure, with the batch-norm statistics of the context and without; the labels "
+        "judge the result, so gate.min_windows of them are needed",
+    )
     doubt_labels: bool = Field(
         default=True,
         description="do not train on labels that agree with the model no better than chance, or "

@@ -49,8 +49,11 @@ def refusal(situation: Situation, config: Config) -> str | None:
     reason = hindrance(situation)
     if reason is not None:
         return reason
-    if situation.labels < adapt.min_labels:
-        return f"{situation.labels} labelled windows in this context, {adapt.min_labels} are needed"
+    needed = adapt.min_labels
+    if adapt.self_train:  # the labels only judge
+        needed = min(needed, config.gate.min_windows)
+    if situation.labels < needed:
+        return f"{situation.labels} labelled windows in this context, {needed} are needed"
     if situation.classes < adapt.min_classes:
         return f"labels of {situation.classes} classes, {adapt.min_classes} are needed"
     board = situation.board

@@ -26,6 +26,7 @@ from edgetuner.adapt.belief import Belief
 from edgetuner.adapt.child import train
 from edgetuner.adapt.faults import Faults
 from edgetuner.adapt.gate import Verdict
+from edgetuner.adapt.guess import guessed
 from edgetuner.adapt.job import Ask, Job, Windows
 from edgetuner.adapt.judge import Judge, apart
 from edgetuner.adapt.probation import Probation
@@ -366,20 +367,24 @@ class Coordinator:
 
     async def _prepare(self, context: Context, why: str) -> Job:
         config = self._config()
-        self._enter("training", "adaptation_started", why=why, **self._left_out())
-        windows = Windows(
-            x=context.x,
-            y=context.y,
-            stream=context.stream,
-            t_ns=context.t_ns,
-            split=jobs.split(
+        labelled = context.y >= 0
+        facts = self._left_out()
+        if labelled.sum() < config.adapt.min_labels:  # admitted to self-training
+            context = await guessed(context, self._pipeline.version, self._answers)
+            facts["guessed"] = int((context.y[~labelled] >= 0).sum())
+            split = jobs.hold_out(
+                labelled, context.stream, context.t_ns, window_ns=self._window_ns()
+            )
+        else:
+            split = jobs.split(
                 context.y,
                 context.stream,
                 context.t_ns,
                 share=config.adapt.holdout,
                 window_ns=self._window_ns(),
-            ),
-        )
+            )
+        self._enter("training", "adaptation_started", why=why, **facts)
+        windows = Windows(context.x, context.y, context.stream, context.t_ns, split)
         ask = Ask(
             job=jobs.new_id(self.counts["adaptations"]),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -243,11 +243,25 @@ def split(
     Returns:
         `TRAIN`, `HOLDOUT` or `NEITHER` for each window, int64 (N,).
     """
-    parts = np.full(len(y), TRAIN, np.int64)
+    held = np.zeros(len(y), bool)
     for label in np.unique(y[y >= 0]):
         rows = np.flatnonzero(y == label)
-        held = min(len(rows) - 1, int(np.ceil(share * len(rows))))
-        parts[rows[len(rows) - held :]] = HOLDOUT
+        count = min(len(rows) - 1, int(np.ceil(share * len(rows))))
+        held[rows[len(rows) - count :]] = True
+    return hold_out(held, stream, t_ns, window_ns=window_ns)
+
+
+def hold_out(
+    held: NDArray[np.bool_],
+    stream: NDArray[np.int64],
+    t_ns: NDArray[np.int64],
+    *,
+    window_ns: int,
+) -> NDArray[np.int64]:
+    """`HOLDOUT` where `held` (N,), `NEITHER` where a window overlaps such a one of its stream in
+    time, and `TRAIN` elsewhere, int64 (N,); the rest as for `split`.
+    """
+    parts = np.where(held, HOLDOUT, TRAIN)
     for s in np.unique(stream):
         mine = np.flatnonzero(stream == s)
         held_at = np.sort(t_ns[mine[parts[mine] == HOLDOUT]])

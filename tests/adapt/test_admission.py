@@ -45,6 +45,13 @@ def test_without_a_budget_energy_refuses_nothing() -> None:
     assert refusal(replace(GOOD, board=None, spent_j=1e9), Config()) is None
 
 
+def test_where_it_trains_itself_labels_are_needed_for_the_gate_alone() -> None:
+    over = {"adapt": {"self_train": True}, "gate": {"min_windows": 12}}
+    config = Config.model_validate(over)
+    assert refusal(replace(GOOD, labels=12, board=None), config) is None
+    assert "12 are needed" in (refusal(replace(GOOD, labels=11, board=None), config) or "")
+
+
 @pytest.mark.parametrize(
     ("short", "words"),
     [

@@ -764,3 +764,30 @@ def test_labels_of_a_class_that_contradict_what_looks_as_at_home_are_left_out(
         assert stage.trainings == []
 
     play(scene, adapt={"doubt_labels": True, "min_classes": 2})
+
+
+def test_without_enough_labels_it_trains_on_its_guesses_and_labels_only_judge(
+    play: Callable[..., None],
+) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.see(60, shift=0, labelled=False)
+        stage.drift()
+        await stage.coordinator.consider()
+        assert "6 are needed" in stage.told("deferred")["reason"]
+        await stage.see(12)  # as the candidate of this stage has it
+        await stage.coordinator.consider()
+        (job,) = stage.trainings
+        windows = job.windows()
+        given = np.arange(72) >= 60
+        assert (windows.split[given] == jobs.HOLDOUT).all()
+        guesses = windows.y[~given] >= 0
+        assert guesses.sum() >= 24 and (windows.split[~given][guesses] == jobs.TRAIN).all()
+        true = np.array([waves.label_of(n) for n in range(60)])
+        assert (windows.y[~given] == true)[guesses].all(), "the model knows these"
+        assert stage.told("adaptation_started")["guessed"] == guesses.sum()
+        assert stage.told("swap")["gate"]["windows"] == 12, "by the gate as ever"
+        await stage.see(8, shift=0)
+        await stage.coordinator.consider()
+        assert stage.events()[-1] == "rollback", "and taken back as ever"
+
+    play(scene, adapt={"self_train": True})
