@@ -89,6 +89,7 @@ class Scene:
                 for k in range(len(self.classes))
             ]
         )
+        rows = draw.permutation(rows)
         y = lie(self.y[rows], len(self.classes), draw)
         witnesses = [self.predicted[rows], self.restated[rows]]
         if doubt(y, witnesses, self.classes) is not None:

@@ -29,31 +29,54 @@ _CLASS_LEVEL = 0.05  # likewise of one class, shared out over the classes
 def doubt(y: IntArray, witnesses: Sequence[IntArray], classes: Sequence[str]) -> str | None:
     """Why the labels as a whole are not to be believed, in words; None if they are.
 
+    Their newer half has to be believed by itself, though less is asked of so few: what was right
+    for long says nothing about who labels now, and the newest labels are what a gate judges by.
+
     Args:
-        y: labels, class indices, (N,).
+        y: labels, class indices, in order of arrival, (N,).
         witnesses: what models that never saw these labels say of the windows, (N,) each; who agrees
             best is asked.
         classes: names of the K classes.
     """
+    newer = slice(len(y) // 2, None)
+    reason = _by_chance(y, witnesses, classes, _Z) or _by_chance(
+        y[newer], [predicted[newer] for predicted in witnesses], classes, 0.0, "newest "
+    )
+    if reason is not None:
+        return reason
+    agreed = max(int((y == predicted).sum()) for predicted in witnesses)
+    renamed = max(_renamed(y, predicted, len(classes)) for predicted in witnesses)
+    if agreed < _SHARE * renamed:
+        return (
+            f"the {len(y)} labels agree with the model in {agreed} windows, and in {renamed} if "
+            "the classes are renamed"
+        )
+    return None
+
+
+def _by_chance(
+    y: IntArray,
+    witnesses: Sequence[IntArray],
+    classes: Sequence[str],
+    least: float,
+    which: str = "",
+) -> str | None:
     size = len(classes)
     best = max(witnesses, key=lambda predicted: agreement(y, predicted, size))
     agreed = int((y == best).sum())
-    if agreement(y, best, size) < _Z:
-        return f"{len(y)} labels agree with the model in {agreed} windows, no more than by chance"
+    if agreement(y, best, size) < least:
+        return (
+            f"the {len(y)} {which}labels agree with the model in {agreed} windows, no more than by "
+            "chance"
+        )
     most = int(np.bincount(y).argmax())
     if 2 * (y == most).sum() > len(y) and all(
-        agreement((y == most).astype(int), (predicted == most).astype(int), 2) < _Z
+        agreement((y == most).astype(int), (predicted == most).astype(int), 2) < least
         for predicted in witnesses
     ):
         return (
-            f"most of {len(y)} labels say {classes[most]}, and the model sees no more of it there "
-            "than elsewhere"
-        )
-    renamed = max(_renamed(y, predicted, size) for predicted in witnesses)
-    if agreed < _SHARE * renamed:
-        return (
-            f"{len(y)} labels agree with the model in {agreed} windows, and in {renamed} if the "
-            "classes are renamed"
+            f"most of the {len(y)} {which}labels say {classes[most]}, and the model sees no more "
+            "of it there than elsewhere"
         )
     return None
 
@@ -68,7 +91,7 @@ def disputed(
     test; if most of all labels do, none is believed.
 
     Args:
-        y: labels, class indices, (N,).
+        y: labels, class indices, in order of arrival, (N,).
         predicted: the model's answers, (N,).
         p_values: of the drift reference, low where a window is strange, (N,).
     """
@@ -77,11 +100,12 @@ def disputed(
         return none
     ordinary = p_values > _ORDINARY
     right = (y == predicted)[ordinary]
-    if _mostly_wrong(right) <= _LEVEL:
-        return (
-            f"labels contradict the model in {int((~right).sum())} of {len(right)} windows that "
-            "look as windows did at home"
-        )
+    for part in (right, right[len(right) // 2 :]):  # all of them, and the newer half by itself
+        if _mostly_wrong(part) <= _LEVEL:
+            return (
+                f"labels contradict the model in {int((~part).sum())} of {len(part)} windows that "
+                "look as windows did at home"
+            )
     found = np.unique(y[ordinary])
     doubtful = [
         k for k in found if _mostly_wrong(right[y[ordinary] == k]) <= _CLASS_LEVEL / len(found)

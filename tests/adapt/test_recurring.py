@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from edgetuner.registry import Registry  # noqa: E402
 from edgetuner.store import Entry, LabelEntry, Store  # noqa: E402
 from edgetuner.telemetry import open_telemetry  # noqa: E402
 from tests import waves  # noqa: E402
+from tests.live import merged  # noqa: E402
 
 KEY = ("c", "s")
 CHUNK = 12  # windows between two looks of the coordinator: every class once
@@ -44,6 +46,24 @@ WAYS: dict[str, Way] = {
 }
 
 
+Label = Callable[[int, int], int]
+
+
+def honest(seq: int, label: int) -> int:
+    """The class that it is."""
+    return label
+
+
+def one_in_four_wrong(seq: int, label: int) -> int:
+    """As somebody labels who does not look closely."""
+    return (label + 1 + seq % 2) % 3 if seq % 4 == 1 else label
+
+
+def renamed(seq: int, label: int) -> int:
+    """An attack: every class under the name of another one."""
+    return (label + 1) % 3
+
+
 class Life:
     """A service without its sockets, and a wearer who labels every window."""
 
@@ -64,7 +84,7 @@ class Life:
         if topic.startswith("event."):
             self.events.append((topic.removeprefix("event."), data))
 
-    async def see(self, way: Way, count: int = CHUNK) -> float:
+    async def see(self, way: Way, count: int = CHUNK, label: Label = honest) -> float:
         """So many windows go all the way, are labelled, and the coordinator looks; macro-F1."""
         seqs = range(self.seq, self.seq + count)
         self.seq += count
@@ -79,7 +99,7 @@ class Life:
         predicted, findings = await self.pipeline.predict(windows)
         self.coordinator.on_findings(findings)
         self.coordinator.on_predictions(len(predicted))
-        labels = [LabelEntry(*KEY, n, k, n) for n, k in zip(seqs, y, strict=True)]
+        labels = [LabelEntry(*KEY, n, label(n, k), n) for n, k in zip(seqs, y, strict=True)]
         await self.pipeline.stored(lambda store: store.add_labels(labels))
         self.coordinator.on_labels()
         await self.coordinator.consider()
@@ -96,11 +116,13 @@ class Life:
         pytest.fail(f"nothing proved itself: {self.events[first:]}")
 
 
-def test_five_drifts_in_a_row_and_what_comes_back_is_known(
-    wave_bundle: Path, tmp_path: Path
-) -> None:
-    async def scene() -> None:
-        config = Config.model_validate(SETTINGS | {"state_dir": tmp_path})
+Scene = Callable[[Life], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture
+def play(wave_bundle: Path, tmp_path: Path) -> Callable[..., None]:
+    async def run(scene: Scene, over: dict[str, Any]) -> None:
+        config = Config.model_validate(merged(SETTINGS, over) | {"state_dir": tmp_path})
         version = ModelVersion.load(wave_bundle)
         registry = Registry(tmp_path / "models", config.registry.keep)
         registry.start_champion(registry.add(wave_bundle))
@@ -110,20 +132,58 @@ def test_five_drifts_in_a_row_and_what_comes_back_is_known(
         try:
             for _ in range(4):
                 await life.see(WAYS["home"])
-            served: dict[str, str] = {"home": version.id}
-            trained = 0
-            for way in ("low gear", "home", "upside down", "low gear", "both", "home"):
-                swap = await life.settle(WAYS[way])
-                if way in served:
-                    assert swap.get("reused") and swap["version"] == served[way], way
-                else:
-                    trained += 1
-                    served[way] = swap["version"]
-                assert await life.see(WAYS[way], 48) > 0.8, way
-            counts = life.coordinator.counts
-            assert counts["swaps"] == counts["promotions"] == 6 and counts["rollbacks"] == 0
-            assert counts["reuses"] == trained == 3
+            await scene(life)
         finally:
             await pipeline.close()
 
-    asyncio.run(scene())
+    return lambda scene, **over: asyncio.run(run(scene, over))
+
+
+def test_six_drifts_in_a_row_and_what_comes_back_is_known(play: Callable[..., None]) -> None:
+    async def scene(life: Life) -> None:
+        served: dict[str, str] = {"home": life.pipeline.version.id}
+        trained = 0
+        for way in ("low gear", "home", "upside down", "low gear", "both", "home"):
+            swap = await life.settle(WAYS[way])
+            if way in served:
+                assert swap.get("reused") and swap["version"] == served[way], way
+            else:
+                trained += 1
+                served[way] = swap["version"]
+            assert await life.see(WAYS[way], 48) > 0.8, way
+        counts = life.coordinator.counts
+        assert counts["swaps"] == counts["promotions"] == 6 and counts["rollbacks"] == 0
+        assert counts["reuses"] == trained == 3
+
+    play(scene)
+
+
+@pytest.mark.parametrize("way", ["home", "both"])
+def test_an_attack_by_consistently_wrong_labels_swaps_nothing(
+    play: Callable[..., None], way: str
+) -> None:
+    async def scene(life: Life) -> None:
+        before = life.pipeline.version.id
+        for _ in range(18):
+            if life.coordinator.state == "watching":
+                life.coordinator.request("the labels say that it is always wrong")
+            await life.see(WAYS[way], label=renamed)
+        assert life.pipeline.version.id == before
+        assert life.coordinator.counts["swaps"] == 0
+        reasons = [data["reason"] for name, data in life.events if name == "deferred"]
+        assert any("--trust-labels" in reason for reason in reasons), life.events
+
+    play(scene, adapt={"doubt_labels": True})
+
+
+def test_a_quarter_of_wrong_labels_keeps_nobody_from_adapting(play: Callable[..., None]) -> None:
+    async def scene(life: Life) -> None:
+        for _ in range(20):
+            await life.see(WAYS["upside down"], label=one_in_four_wrong)
+            if life.coordinator.counts["promotions"]:
+                break
+        assert life.coordinator.counts["swaps"] >= 1, life.events
+        later = [await life.see(WAYS["upside down"], label=one_in_four_wrong) for _ in range(16)]
+        assert np.mean(later[-4:]) > 0.8, "200 windows later"
+
+    play(scene, adapt={"doubt_labels": True})
