@@ -24,7 +24,7 @@ class Look(NamedTuple):
     Attributes:
         predicted: class index, (N,).
         confidence: softmax probability of that class, (N,).
-        p_values: conformal, of the embeddings: low where a window is strange to it, (N,).
+        p_values: of the embeddings: low where a window is strange to it, (N,).
     """
 
     predicted: IntArray

@@ -391,7 +391,7 @@ class Coordinator:
             why=why,
             settings=config.adapt,
             gate=self._judge.settings,
-            false_alarm_windows=config.drift.run_length(self._length_s()),
+            false_alarm_windows=config.drift.run_length(self._window_ns() / 1e9),
         )
         base = self._registry.path(self._pipeline.version.id)
         # Before, and not after: on a board without a clock the newest job may have the oldest name.

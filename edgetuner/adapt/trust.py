@@ -21,7 +21,7 @@ IntArray = NDArray[np.int64]
 
 _Z = 1.645  # standard errors above chance: one in twenty of labels without any meaning has them
 _SHARE = 1 / 3  # of what the classes agree in if they are renamed as it suits the model best
-_ORDINARY = 0.1  # conformal p-value above which a window looks as windows did at home
+_ORDINARY = 0.1  # p-value above which a window looks as windows did at home
 _LEVEL = 0.01  # of the binomial test that labels contradict the model there more often than not
 _CLASS_LEVEL = 0.05  # likewise of one class, shared out over the classes
 

@@ -15,7 +15,7 @@ from edgetuner.drift.confidence import log_odds
 from edgetuner.drift.embedding import log_distance
 from edgetuner.drift.error import ErrorRate
 from edgetuner.drift.mahalanobis import ClassDistance
-from edgetuner.drift.standard import Scale
+from edgetuner.drift.standard import Scale, tail
 from edgetuner.errors import DriftError
 
 Scores = NDArray[np.float64]
@@ -202,6 +202,13 @@ class Reference:
                 )
             found[name] = self.scales[name](raw, predicted)
         return found
+
+    def p_values(
+        self, embedding: ArrayLike, predicted: ArrayLike, confidence: ArrayLike
+    ) -> dict[str, Scores]:
+        """As `scores`, but as the share of windows at home that are stranger, 0 to 1."""
+        scores = self.scores(embedding, predicted, confidence)
+        return {name: tail(standard) for name, standard in scores.items()}
 
     def _scale(self, name: str) -> Scale:
         scale = Scale.fit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import erfc, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,11 @@ class Scale:
         """Standard scores (N,) of scores (N,) of predicted classes (N,), between LOW and HIGH."""
         standard: Scores = (scores - self.location[predicted]) / self.scale[predicted]
         return standard.clip(LOW, HIGH)
+
+
+def tail(standard: Scores) -> Scores:
+    """How much of the normal distribution lies above standard scores (N,) -> (N,)."""
+    return np.array([0.5 * erfc(z / sqrt(2)) for z in standard.tolist()])
 
 
 def _spread(standard: Scores, bout: Ints) -> Spread:

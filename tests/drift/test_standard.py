@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgetuner.drift.standard import HIGH, LOW, Scale
+from edgetuner.drift.standard import HIGH, LOW, Scale, tail
 
 
 def home(
@@ -42,6 +42,11 @@ def test_variance_components_are_those_that_made_it(between: float) -> None:
 def test_no_window_says_everything() -> None:
     scale, _ = home(1, 0.3, 0.7)
     assert scale(np.array([-1e9, 1e9]), np.array([0, 0])).tolist() == [LOW, HIGH]
+
+
+def test_half_of_the_windows_are_stranger_than_an_ordinary_one() -> None:
+    found = tail(np.array([-2.0, 0.0, 1.6449, 2.3263]))
+    np.testing.assert_allclose(found, [0.9772, 0.5, 0.05, 0.01], atol=1e-4)
 
 
 def test_a_class_without_windows_is_like_all() -> None:
