@@ -1,0 +1,273 @@
+"""Drift detection alone: false alarms at home, and the windows until a change is noticed.
+
+Nothing is adapted and there are no labels. The model is asked once what it makes of every window;
+streams of bouts then play these answers to the service's own monitor. After an alarm the monitor
+is told to watch on, from zero.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.bouts import Bouts, played
+from benchmarks.homes import Home
+from edgetuner.data import WindowSet
+from edgetuner.drift import DriftMonitor, Reference, calibrate
+from edgetuner.inference import ModelVersion
+from edgetuner.metrics import macro_f1
+
+CORRELATION = 0.7  # of neighbours in the synthetic streams
+BEFORE = (200, 600)  # windows at home before a change
+_KEY = ("bench", "imu")
+_CHUNK = 512
+_WIDTH, _KINDS = 16, 4  # of the synthetic embeddings
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a model made of N windows in the order of a stream.
+
+    Attributes:
+        embeddings: (N, D).
+        predicted: class index (N,).
+        confidence: (N,).
+    """
+
+    embeddings: NDArray[Any]
+    predicted: NDArray[np.int64]
+    confidence: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.predicted)
+
+    def __getitem__(self, rows: Any) -> Answers:
+        return Answers(self.embeddings[rows], self.predicted[rows], self.confidence[rows])
+
+    def then(self, others: Answers) -> Answers:
+        """These and then those."""
+        return Answers(
+            *(
+                np.concatenate([getattr(self, name), getattr(others, name)])
+                for name in ("embeddings", "predicted", "confidence")
+            )
+        )
+
+
+def answers(version: ModelVersion, windows: WindowSet) -> Answers:
+    """Of the model to raw windows, a few at a time."""
+    parts = [version.predict(x) for x in np.array_split(windows.x, -(-len(windows) // 256))]
+    return Answers(
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("embeddings", "predicted", "confidence")
+        )
+    )
+
+
+def alarms(reference: Reference, stream: Answers, *, first: bool = False) -> list[tuple[int, str]]:
+    """Window and detector of every alarm; the monitor starts afresh after each.
+
+    Args:
+        first: stop at the first one.
+    """
+    monitor = DriftMonitor(reference)
+    found: list[tuple[int, str]] = []
+    at = 0
+    while at < len(stream):
+        part = stream[at : at + _CHUNK]
+        findings = monitor.update_many(
+            [_KEY] * len(part),
+            range(at, at + len(part)),
+            np.zeros((len(part), 1, 1)),  # sensors are another matter
+            part.embeddings,
+            part.predicted,
+            part.confidence,
+        )
+        drifts = [finding for finding in findings if finding.kind == "drift"]
+        if not drifts:
+            at += len(part)
+            continue
+        found.append((drifts[0].seq, drifts[0].detector))
+        if first:
+            break
+        monitor.acknowledge(_KEY)
+        at = drifts[0].seq + 1
+    return found
+
+
+def wearers(windows: WindowSet) -> list[WindowSet]:
+    """The windows of each person; of all where people are not told apart."""
+    if "subject" not in windows.groups:
+        return [windows]
+    return [windows.select(subject=int(s)) for s in np.unique(windows.groups["subject"])]
+
+
+def false_alarms(
+    home: Home, version: ModelVersion, reference: Reference, bouts: Bouts, windows: int, seed: int
+) -> Row:
+    """Alarms on drift-free streams of bouts, `windows` in all, one stream a person."""
+    draw = np.random.default_rng([seed, 1])
+    people = wearers(home.home)
+    found, by_detector = [], dict.fromkeys(_thresholds(reference), 0)
+    for person in people:
+        known = answers(version, person)
+        rows = played(person, windows // len(people), bouts, home.hop_s, draw)
+        raised = alarms(reference, known[rows])
+        found.append(len(raised))
+        for _, detector in raised:
+            by_detector[detector] = by_detector.get(detector, 0) + 1
+    watched = windows // len(people) * len(people)
+    return {"stream": "bouts", **_rate(watched, found, reference), "by_detector": by_detector}
+
+
+def correlated_false_alarms(run_length: float, bouts: Bouts, windows: int, seed: int) -> Row:
+    """The same on synthetic embeddings, which follow AR(.7) within each bout and never repeat."""
+    draw = np.random.default_rng([seed, 2])
+    hop_s = 5.0
+    fitted, held = (_synthetic(draw, [60] * 240) for _ in range(2))
+    reference = Reference.fit(
+        fitted.embeddings,
+        fitted.predicted,
+        held.embeddings,
+        held.predicted,
+        held.confidence,
+        [f"kind {k}" for k in range(_KINDS)],
+        held_recording=np.repeat(np.arange(240), 60),
+    )
+    reference = calibrate(
+        reference, run_length, bout_windows=max(1, round(bouts.mean_windows(hop_s)))
+    )
+    found, watched = [], 0
+    while watched < windows:
+        lengths = [bouts.windows(draw, hop_s) for _ in range(1000)]
+        stream = _synthetic(draw, lengths)
+        found.append(len(alarms(reference, stream)))
+        watched += len(stream)
+    return {"stream": f"AR({CORRELATION:g})", **_rate(watched, found, reference)}
+
+
+def delays(
+    home: Home, version: ModelVersion, reference: Reference, bouts: Bouts, streams: int, seed: int
+) -> list[Row]:
+    """A row for each stream: the windows from the change to the first alarm.
+
+    The same person goes on with the sensor at another place, or another person takes it over. A
+    stream with an alarm before its change has no delay. `delay` is None where nothing was noticed
+    for as long as the stream went on, `horizon` windows.
+    """
+    draw = np.random.default_rng([seed, 3])
+    at_home, away = wearers(home.home), wearers(home.away)
+    known = [(answers(version, a), answers(version, b)) for a, b in _pairs(at_home, away)]
+    horizon = 2000
+    rows = []
+    for number in range(streams):
+        person = number % len(known)
+        before, after = _pairs(at_home, away)[person]
+        count = int(draw.integers(*BEFORE))
+        first = known[person][0][played(before, count, bouts, home.hop_s, draw)]
+        second = known[person][1][played(after, horizon, bouts, home.hop_s, draw)]
+        raised = alarms(reference, first.then(second), first=True)
+        row: Row = {
+            "change": kind(home),
+            "stream": number,
+            "f1_home": macro_f1(before.y, known[person][0].predicted),
+            "f1_away": macro_f1(after.y, known[person][1].predicted),
+            "horizon": horizon,
+        }
+        if raised and raised[0][0] < count:
+            row["false_alarm_after"] = raised[0][0]
+        else:
+            row["delay"] = raised[0][0] - count + 1 if raised else None
+            row["detector"] = raised[0][1] if raised else None
+        rows.append(row)
+    return rows
+
+
+def kind(home: Home) -> str:
+    """Whether a position changes or a person."""
+    return "person" if home.shift.source == home.shift.target else "position"
+
+
+def cost(version: ModelVersion, reference: Reference, windows: WindowSet, rounds: int) -> Row:
+    """Microseconds of one window in the model and in all detectors, which take turns; medians."""
+    monitor = DriftMonitor(reference, profile=version.sensor)
+    inference, watching = [], []
+    for seq in range(rounds):
+        x = windows.x[seq % len(windows)][None]
+        start = time.perf_counter()
+        out = version.predict(x)
+        between = time.perf_counter()
+        monitor.update_many([_KEY], [seq], x, out.embeddings, out.predicted, out.confidence)
+        end = time.perf_counter()
+        if monitor.drifted(_KEY):
+            monitor.acknowledge(_KEY)
+        inference.append(between - start)
+        watching.append(end - between)
+    settled = rounds // 10
+    return {
+        "inference_us": 1e6 * median(inference[settled:]),
+        "detectors_us": 1e6 * median(watching[settled:]),
+        "detector_cost_ratio": median(watching[settled:]) / median(inference[settled:]),
+    }
+
+
+def _pairs(
+    at_home: Sequence[WindowSet], away: Sequence[WindowSet]
+) -> list[tuple[WindowSet, WindowSet]]:
+    """Who wears it before and after: the same person where he is in both, else everybody and all
+    who are new, in turn.
+    """
+
+    def names(sets: Sequence[WindowSet]) -> list[int]:
+        return [int(s.groups["subject"][0]) if "subject" in s.groups else 0 for s in sets]
+
+    first, second = names(at_home), names(away)
+    if set(first) & set(second):
+        return [
+            (at_home[first.index(name)], away[second.index(name)])
+            for name in first
+            if name in second
+        ]
+    return [(a, b) for a in at_home for b in away]
+
+
+def _rate(watched: int, found: Sequence[int], reference: Reference) -> Row:
+    """`ratio` is the measured time between alarms over the asked one; absent without an alarm."""
+    assert reference.calibration is not None
+    asked, count = reference.calibration.run_length, sum(found)
+    row: Row = {
+        "asked": asked,
+        "windows": watched,
+        "alarms": count,
+        "alarms_by_stream": list(found),
+        "per_million": 1e6 * count / watched,
+    }
+    return row | ({"ratio": watched / count / asked} if count else {})
+
+
+def _thresholds(reference: Reference) -> dict[str, float]:
+    assert reference.calibration is not None
+    return dict(reference.calibration.thresholds)
+
+
+def _synthetic(draw: np.random.Generator, lengths: Sequence[int]) -> Answers:
+    """Bouts of these lengths, each of the next class; the last column becomes the confidence."""
+    parts = []
+    for length in lengths:
+        noise = draw.normal(size=(length, _WIDTH + 1))
+        for t in range(1, length):
+            noise[t] = CORRELATION * noise[t - 1] + np.sqrt(1 - CORRELATION**2) * noise[t]
+        parts.append(noise)
+    y = np.repeat(np.arange(len(lengths)) % _KINDS, lengths)
+    noise = np.concatenate(parts)
+    return Answers(
+        10.0 * y[:, None] + noise[:, :_WIDTH], y, 1 / (1 + np.exp(-3 - noise[:, _WIDTH]))
+    )
