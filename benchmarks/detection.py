@@ -110,6 +110,22 @@ def wearers(windows: WindowSet) -> list[WindowSet]:
     return [windows.select(subject=int(s)) for s in np.unique(windows.groups["subject"])]
 
 
+def pairs(at_home: WindowSet, away: WindowSet) -> list[tuple[WindowSet, WindowSet]]:
+    """Who wears it before and after a change: the same person where he is in both, else everybody
+    at home with everybody who is new.
+    """
+    if "subject" not in at_home.groups:
+        return [(at_home, away)]
+    first, second = (
+        {int(one.groups["subject"][0]): one for one in wearers(windows)}
+        for windows in (at_home, away)
+    )
+    stay = first.keys() & second.keys()
+    if stay:
+        return [(first[name], second[name]) for name in sorted(stay)]
+    return [(a, b) for b in second.values() for a in first.values()]
+
+
 def false_alarms(
     home: Home, version: ModelVersion, reference: Reference, bouts: Bouts, windows: int, seed: int
 ) -> Row:
@@ -164,13 +180,14 @@ def delays(
     for as long as the stream went on, `horizon` windows.
     """
     draw = np.random.default_rng([seed, 3])
-    at_home, away = wearers(home.home), wearers(home.away)
-    known = [(answers(version, a), answers(version, b)) for a, b in _pairs(at_home, away)]
+    people = pairs(home.home, home.away)
+    people = [people[i] for i in draw.permutation(len(people))]
+    known = [(answers(version, a), answers(version, b)) for a, b in people[:streams]]
     horizon = 2000
     rows = []
     for number in range(streams):
         person = number % len(known)
-        before, after = _pairs(at_home, away)[person]
+        before, after = people[person]
         count = int(draw.integers(*BEFORE))
         first = known[person][0][played(before, count, bouts, home.hop_s, draw)]
         second = known[person][1][played(after, horizon, bouts, home.hop_s, draw)]
@@ -186,7 +203,7 @@ def delays(
             row["false_alarm_after"] = raised[0][0]
         else:
             row["delay"] = raised[0][0] - count + 1 if raised else None
-            row["detector"] = raised[0][1] if raised else None
+            row["by"] = raised[0][1] if raised else None
         rows.append(row)
     return rows
 
@@ -217,26 +234,6 @@ def cost(version: ModelVersion, reference: Reference, windows: WindowSet, rounds
         "detectors_us": 1e6 * median(watching[settled:]),
         "detector_cost_ratio": median(watching[settled:]) / median(inference[settled:]),
     }
-
-
-def _pairs(
-    at_home: Sequence[WindowSet], away: Sequence[WindowSet]
-) -> list[tuple[WindowSet, WindowSet]]:
-    """Who wears it before and after: the same person where he is in both, else everybody and all
-    who are new, in turn.
-    """
-
-    def names(sets: Sequence[WindowSet]) -> list[int]:
-        return [int(s.groups["subject"][0]) if "subject" in s.groups else 0 for s in sets]
-
-    first, second = names(at_home), names(away)
-    if set(first) & set(second):
-        return [
-            (at_home[first.index(name)], away[second.index(name)])
-            for name in first
-            if name in second
-        ]
-    return [(a, b) for a in at_home for b in away]
 
 
 def _rate(watched: int, found: Sequence[int], reference: Reference) -> Row:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,6 +99,13 @@ def outputs(module: nn.Module, head: str, bundle: Bundle, windows: WindowSet) ->
         logits, embeddings = (torch.cat(parts) for parts in zip(*pairs, strict=True))
         confidence, predicted = logits.softmax(1).max(1)
     return Outputs(predicted.numpy(), confidence.numpy(), logits.numpy(), embeddings.numpy())
+
+
+def asked(reference: Reference) -> dict[str, Any]:
+    """How a calibrated reference was calibrated, as arguments of `calibrate`."""
+    known = reference.calibration
+    assert known is not None
+    return {"run_length": known.run_length, "bout_windows": known.bout_windows}
 
 
 def home(shift: Shift, backbone: str, stranger: int | None = None) -> Home:

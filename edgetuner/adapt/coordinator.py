@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from edgetuner.adapt import job as jobs
 from edgetuner.adapt.admission import Situation, hindrance, refusal
 from edgetuner.adapt.answers import Answers, answers_of
 from edgetuner.adapt.belief import Belief
+from edgetuner.adapt.child import Progress as Hears
 from edgetuner.adapt.child import train
 from edgetuner.adapt.faults import Faults
 from edgetuner.adapt.gate import Verdict
@@ -43,6 +44,7 @@ from edgetuner.telemetry import Sample, Telemetry
 
 StreamKey = tuple[str, str]
 Publish = Callable[[str, dict[str, Any]], None]
+Train = Callable[[Job, Hears, Sequence[str]], Coroutine[Any, Any, dict[str, Any]]]
 
 _DAY_S = 86_400.0
 _TICK_S = 1.0  # cool-downs and free memory change without anybody saying so
@@ -61,6 +63,7 @@ class Coordinator:
         publish: (topic, data) to the status socket.
         device: where candidates are loaded, `cpu` or `cuda`.
         clock: seconds that cool-downs and a day's energy are counted in.
+        train: does a job instead of a process of its own, as `child.train` does.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Coordinator:
         publish: Publish,
         device: str,
         clock: Callable[[], float] = time.monotonic,
+        train: Train | None = None,
     ) -> None:
         self._config = config
         self._pipeline = pipeline
@@ -80,6 +84,7 @@ class Coordinator:
         self._publish = publish
         self._device = device
         self._clock = clock
+        self._replacement = train
         self._jobs = config().state_dir / "jobs"
         self._wake = asyncio.Event()
         self._busy = asyncio.Lock()  # one transition at a time: adaptation, review, operator
@@ -403,7 +408,8 @@ class Coordinator:
         self._telemetry.phase("train")
         self._progress.begin()
         allowed = self._config().inference.allow_factories
-        training = self._training = asyncio.create_task(train(job, self._on_progress, allowed))
+        do = self._replacement or train
+        training = self._training = asyncio.create_task(do(job, self._on_progress, allowed))
         try:
             await asyncio.wait([training])
             if training.cancelled():
