@@ -36,11 +36,6 @@ class Bouts:
         seconds = math.exp(draw.uniform(math.log(self.shortest_s), math.log(self.longest_s)))
         return max(1, round(seconds / hop_s))
 
-    def mean_windows(self, hop_s: float) -> float:
-        """Windows of a bout in the mean, those shorter than one window taken as they are."""
-        ratio = self.longest_s / self.shortest_s
-        return (self.longest_s - self.shortest_s) / math.log(ratio) / hop_s
-
 
 def played(
     windows: WindowSet, count: int, bouts: Bouts, hop_s: float, draw: np.random.Generator

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from benchmarks.bouts import Bouts, played
 from benchmarks.homes import Home
 from edgetuner.data import WindowSet
-from edgetuner.drift import DriftMonitor, Reference, calibrate
+from edgetuner.drift import DriftMonitor, Reference, bouts_of, calibrate
 from edgetuner.inference import ModelVersion
 from edgetuner.metrics import macro_f1
 
@@ -158,9 +158,7 @@ def correlated_false_alarms(run_length: float, bouts: Bouts, windows: int, seed:
         [f"kind {k}" for k in range(_KINDS)],
         held_recording=np.repeat(np.arange(240), 60),
     )
-    reference = calibrate(
-        reference, run_length, bout_windows=max(1, round(bouts.mean_windows(hop_s)))
-    )
+    reference = calibrate(reference, run_length, bouts=bouts_of(hop_s))
     found, watched = [], 0
     while watched < windows:
         lengths = [bouts.windows(draw, hop_s) for _ in range(1000)]

@@ -15,12 +15,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.bouts import Bouts
 from benchmarks.shifts import DATASETS, Shift
 from benchmarks.sources import HOLD_OUT, source_bundle
 from edgetuner.bundle import Bundle, Description, write_bundle
 from edgetuner.data import WindowSet, load
-from edgetuner.drift import Reference, calibrate
+from edgetuner.drift import ErrorRate, Reference, bouts_of, calibrate
 from edgetuner.factories import build_module
 from edgetuner.inference import ModelVersion, Outputs
 from edgetuner.models import embed
@@ -53,7 +52,7 @@ class Home:
     away: WindowSet
     hop_s: float
 
-    def reference(self, run_length: float, bouts: Bouts) -> Reference:
+    def reference(self, run_length: float) -> Reference:
         """The drift reference, fitted and calibrated by the code of this checkout.
 
         Bundles of source models are kept for long, and what their maker thought of drift is not
@@ -74,10 +73,10 @@ class Home:
             kept.confidence,
             self.train.classes,
             held_recording=recording,
+            held_wearer=held.groups.get("subject"),
+            errors=ErrorRate(int((kept.predicted != held.y).sum()), len(held)),
         )
-        return calibrate(
-            reference, run_length, bout_windows=max(1, round(bouts.mean_windows(self.hop_s)))
-        )
+        return calibrate(reference, run_length, bouts=bouts_of(self.hop_s))
 
     def version(self, reference: Reference, folder: Path) -> ModelVersion:
         """The model as the service would load it, with that reference, written to `folder`."""
@@ -105,7 +104,7 @@ def asked(reference: Reference) -> dict[str, Any]:
     """How a calibrated reference was calibrated, as arguments of `calibrate`."""
     known = reference.calibration
     assert known is not None
-    return {"run_length": known.run_length, "bout_windows": known.bout_windows}
+    return {"run_length": known.run_length, "bouts": known.bouts}
 
 
 def home(shift: Shift, backbone: str, stranger: int | None = None) -> Home:

@@ -82,6 +82,11 @@ class Log:
     failures: list[str] = field(default_factory=list)
     energy_j: float | None = None
 
+    def note(self, findings: Sequence[Finding]) -> None:
+        """What the detectors found; a warning is no event."""
+        self.findings += findings
+        self.events += [(f.seq, f.kind) for f in findings if f.kind != "warn"]
+
 
 class Policy(ABC):
     """One way to live with drift.
@@ -125,6 +130,7 @@ class Peer(Policy):
         self._model = Model(copy.deepcopy(version._module), version)
         self._monitor = DriftMonitor(version.reference, profile=version.sensor)
         self._known: dict[int, int] = {}
+        self._answers: dict[int, int] = {}  # of the present model
         self._coming: tuple[int, Model, Reference | None] | None = None
 
     async def windows(self, rows: range) -> Ints:
@@ -133,12 +139,16 @@ class Peer(Policy):
         found = self._monitor.update_many(
             [KEY] * len(rows), rows, x, out.embeddings, out.predicted, out.confidence
         )
-        self.log.findings += found
-        self.log.events += [(f.seq, f.kind) for f in found if f.kind != "warn"]
+        self.log.note(found)
+        self._answers |= dict(zip(rows, out.predicted.tolist(), strict=True))
         return out.predicted
 
     async def labels(self, rows: Sequence[int]) -> None:
-        self._known |= {row: int(self.stream.label[row]) for row in rows}
+        for row in rows:
+            self._known[row] = int(self.stream.label[row])
+            if row in self._answers:
+                found = self._monitor.label(KEY, row, self._known[row], self._answers[row])
+                self.log.note(found)
 
     async def act(self, now: int) -> None:
         if self._coming is not None:
@@ -149,6 +159,7 @@ class Peer(Policy):
             self.log.swaps.append((now, self._model, model))
             self.log.events.append((now, "swap"))
             self._model = model
+            self._answers = {}
             if reference is not None:
                 self._monitor.swap(reference)
             else:
@@ -334,9 +345,7 @@ class EdgeTuner(Policy):
         receipts = await self._pipeline.stored(lambda store: store.add(entries))
         stored: list[Window] = [r.window for r in receipts if r.window is not None]
         predicted, findings = await self._pipeline.predict(stored)
-        self.log.findings += findings
-        self.log.events += [(f.seq, f.kind) for f in findings if f.kind != "warn"]
-        self._coordinator.on_findings(findings)
+        self._found(findings)
         self._coordinator.on_predictions(len(predicted))
         return np.array([p.predicted for p in predicted], np.int64)
 
@@ -345,7 +354,8 @@ class EdgeTuner(Policy):
             LabelEntry(*KEY, row, int(self.stream.label[row]), self._t_ns(self._now))
             for row in rows
         ]
-        await self._pipeline.stored(lambda store: store.add_labels(entries))
+        _, findings = await self._pipeline.label(entries)
+        self._found(findings)
         self._coordinator.on_labels()
 
     async def act(self, now: int) -> None:
@@ -376,6 +386,10 @@ class EdgeTuner(Policy):
         self.log.energy_j = spent.get("train")
         await self._pipeline.close()
         self._telemetry.close()
+
+    def _found(self, findings: Sequence[Finding]) -> None:
+        self.log.note(findings)
+        self._coordinator.on_findings(findings)
 
     async def _train(
         self, job: Job, progress: child.Progress, allow_factories: Sequence[str]

@@ -221,7 +221,7 @@ def through_sockets(shift: Shift, backbone: str, size: Size) -> list[Row]:
 @contextlib.contextmanager
 def _source(case: Home) -> Iterator[ModelVersion]:
     with tempfile.TemporaryDirectory(prefix="edgetuner-") as folder:
-        yield case.version(case.reference(RUN_LENGTH, BOUTS), Path(folder) / "source")
+        yield case.version(case.reference(RUN_LENGTH), Path(folder) / "source")
 
 
 def learning_rate(dataset: str, backbone: str) -> float:
