@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.faults import NAMES
 from benchmarks.policies import POLICIES, Log, Predict
 from benchmarks.scenarios import Stream
 from edgetuner.inference import ModelVersion
@@ -154,19 +155,26 @@ def _recovery(stream: Stream, curve: list[tuple[int, float]]) -> Row:
 
 
 def _faults(stream: Stream, log: Log) -> Row:
-    """Whether each fault got a name in time, and whether anything of it was trained on."""
+    """Whether each fault got its name in time, and whether anything of it was trained on."""
     told = [finding for finding in log.findings if finding.kind == "sensor_fault"]
     named: list[tuple[str, str | None, int | None]] = []
+    in_time = 0
     for name, first, end in stream.faults:
         hits = [finding for finding in told if first <= finding.seq < end]
         delay = hits[0].seq - first + 1 if hits else None
         named.append((name, hits[0].detector if hits else None, delay))
+        in_time += any(
+            finding.detector in NAMES.get(name, (name,)) and finding.seq < first + NAMED_WITHIN
+            for finding in hits
+        )
     faulty = np.flatnonzero(stream.faulty).tolist()
     return {
         "faults": len(named),
-        "faults_in_time": sum(d is not None and d <= NAMED_WITHIN for _, _, d in named),
+        "faults_in_time": in_time,
+        "faults_noticed": sum(delay is not None for _, _, delay in named),
         "named": named,
         "faults_trained_on": len(log.trained_on & set(faulty)),
+        "faults_when_sound": sum(not stream.faulty[finding.seq] for finding in told),
     }
 
 

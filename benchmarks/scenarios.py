@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 
 from benchmarks.bouts import Bouts, ends, played_once
 from benchmarks.detection import pairs
+from benchmarks.faults import FAULTS, Corruption
 from benchmarks.homes import Home
 from edgetuner.data import WindowSet
 
 LABEL_EVERY = 4  # windows: somebody says what he does
 LABEL_LATE_S = 30.0  # and he says it so much later
-BURST, PAUSE = 24, 56  # windows of a fault of the sensor, and of none after it
+BURST, PAUSE = 30, 30  # windows of a fault of the sensor, and of none after it
 
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float32]
-Corruption = Callable[[Floats], Floats]  # raw windows (N, C, T) -> (N, C, T)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +75,7 @@ class Cast:
     before: int
     after: int
     seed: int
-    faults: Mapping[str, Corruption] = field(default_factory=dict)
+    faults: Mapping[str, Corruption] = field(default_factory=lambda: FAULTS)
     bouts: Bouts = field(default_factory=Bouts)
 
     def draw(self, what: int) -> np.random.Generator:
@@ -157,12 +156,12 @@ def recurring(cast: Cast) -> Stream:
 def faults(cast: Cast) -> Stream:
     """A sudden change, and a sensor that breaks again and again, each time in another way."""
     stream = sudden(cast)
-    x, happened = stream.windows.x.copy(), []
-    names = list(cast.faults)
+    x, happened, draw = stream.windows.x.copy(), [], cast.draw(6)
+    names = draw.permutation(list(cast.faults)).tolist()
     starts = np.arange(PAUSE, len(stream) - BURST, BURST + PAUSE)
     for number, first in enumerate(starts.tolist()):
         name = names[number % len(names)]
-        x[first : first + BURST] = cast.faults[name](x[first : first + BURST])
+        x[first : first + BURST] = cast.faults[name](x[first : first + BURST], draw)
         happened.append((name, first, first + BURST))
     return replace(stream, windows=replace(stream.windows, x=x), faults=tuple(happened))
 
@@ -268,19 +267,3 @@ def _interleaved(old: WindowSet, new: WindowSet, draw: np.random.Generator) -> W
     for _, bout in bouts[1:]:
         mixed = mixed.plus(bout)
     return mixed
-
-
-def flat_line(x: Floats) -> Floats:
-    """One channel stays where it was."""
-    broken = x.copy()
-    broken[:, 0] = broken[:1, 0, :1]
-    return broken
-
-
-def out_of_range(x: Floats) -> Floats:
-    """Every channel reads a hundred times as much."""
-    return 100 * x
-
-
-# What a sensor may do when it breaks.
-FAULTS: dict[str, Corruption] = {"flat_line": flat_line, "range": out_of_range}

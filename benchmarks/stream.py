@@ -31,7 +31,7 @@ from benchmarks.homes import Home, home
 from benchmarks.live import live
 from benchmarks.policies import POLICIES
 from benchmarks.prequential import outcome, play
-from benchmarks.scenarios import FAULTS, SCENARIOS, Cast
+from benchmarks.scenarios import SCENARIOS, Cast
 from benchmarks.shifts import SHIFTS, Shift
 from benchmarks.stream_outcome import page, picture, summary
 from edgetuner.data import parse_selectors
@@ -187,7 +187,7 @@ def adapted(
     """A row for each policy on the same stream."""
     stranger = shift.strangers[seed % len(shift.strangers)] if shift.strangers else None
     case = home(shift, backbone, stranger)
-    stream = SCENARIOS[scenario](Cast(case, size.before, size.after, seed, FAULTS))
+    stream = SCENARIOS[scenario](Cast(case, size.before, size.after, seed))
     rate = learning_rate(shift.dataset, backbone)
     known = {
         "dataset": shift.dataset,
