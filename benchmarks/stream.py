@@ -132,10 +132,10 @@ def detection_units(
     """False alarms, delays and costs, a unit for each model and change."""
     for run_length in size.run_lengths:
         yield Unit(f"synthetic {run_length:g}", partial(correlated, run_length, size, seed))
-    played: set[tuple[Any, ...]] = set()
+    played: set[tuple[str, str, str]] = set()
     for backbone in backbones:
         for shift in shifts:
-            source = (shift.dataset, tuple(shift.source.items()), backbone)
+            source = (shift.dataset, repr(shift.source), backbone)
             at_home = source not in played
             played.add(source)
             yield Unit(
