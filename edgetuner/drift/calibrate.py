@@ -289,7 +289,7 @@ class _Passages:
         if run_length <= self.longest:
             return float(self.levels[self.level(run_length)])
         counted = (self.run_lengths >= self.longest / 10) & (self.run_lengths <= self.longest)
-        if counted.sum() < 2:
+        if counted.sum() < 2 or not np.ptp(self.run_lengths[counted]):  # no line through one point
             return float(self.levels[-1])
         logarithms = np.log(self.run_lengths[counted])
         slope, start = np.polyfit(logarithms, self.levels[counted], 1)
