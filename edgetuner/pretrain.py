@@ -302,7 +302,7 @@ def _write(
         mean=normalisation[0],
         std=normalisation[1],
         reference=_reference(run(train), run(home), train, home, evidence).to_arrays(),
-        sensor=_sensor(train).to_arrays(),
+        sensor=sensor_profile(train).to_arrays(),
         exemplar_x=_half(chosen),
         exemplar_y=chosen.y,
         suffixes=_suffixes(module, description.backbone.head),
@@ -312,7 +312,8 @@ def _write(
     )
 
 
-def _sensor(train: WindowSet) -> SensorProfile:
+def sensor_profile(train: WindowSet) -> SensorProfile:
+    """What the sensor can do, from the windows that a model is trained on."""
     axes = triads(train.channels)
     return SensorProfile.fit(
         train.x,
