@@ -23,6 +23,7 @@ from edgetuner.drift import ErrorRate, Reference, bouts_of, calibrate
 from edgetuner.factories import build_module
 from edgetuner.inference import ModelVersion, Outputs
 from edgetuner.models import embed
+from edgetuner.pretrain import sensor_profile
 
 PLAYED = 0.25  # of every recording of the source, its last part in time
 _CHUNK = 256
@@ -79,10 +80,13 @@ class Home:
         return calibrate(reference, run_length, bouts=bouts_of(self.hop_s))
 
     def version(self, reference: Reference, folder: Path) -> ModelVersion:
-        """The model as the service would load it, with that reference, written to `folder`."""
+        """The model as the service would load it, with that reference and a sensor's profile by the
+        code of this checkout, written to `folder`.
+        """
         manifest = self.bundle.manifest
         known = {name: getattr(manifest, name) for name in Description.model_fields}
-        tensors = replace(self.bundle, reference=reference.to_arrays())
+        sensor = sensor_profile(self.train).to_arrays()
+        tensors = replace(self.bundle, reference=reference.to_arrays(), sensor=sensor)
         write_bundle(folder, tensors, Description(**known), prefix="source")
         return ModelVersion.load(folder)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.bouts import Bouts, ends, played_once
 from benchmarks.detection import pairs
-from benchmarks.faults import FAULTS, Corruption
+from benchmarks.faults import FAULTS, Corruption, touched
 from benchmarks.homes import Home
 from edgetuner.data import WindowSet
 
@@ -36,7 +36,9 @@ class Stream:
         hop_s: seconds from one window to the next.
         changes: numbers of the windows at which circumstances changed.
         settled: number of the window from which the last change is complete.
-        faults: (name, first window, window after the last) of every fault of the sensor.
+        faults: (name, first window that it changed, window after the last) of every fault of the
+            sensor.
+        faulty: which windows a fault has changed, (N,).
     """
 
     windows: WindowSet
@@ -46,17 +48,14 @@ class Stream:
     changes: tuple[int, ...] = ()
     settled: int = 0
     faults: tuple[tuple[str, int, int], ...] = ()
+    faulty: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+
+    def __post_init__(self) -> None:
+        if not len(self.faulty):
+            object.__setattr__(self, "faulty", np.zeros(len(self), bool))
 
     def __len__(self) -> int:
         return len(self.windows)
-
-    @property
-    def faulty(self) -> NDArray[np.bool_]:
-        """Where the sensor is broken, (N,)."""
-        mask = np.zeros(len(self), bool)
-        for _, first, end in self.faults:
-            mask[first:end] = True
-        return mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,12 +157,16 @@ def faults(cast: Cast) -> Stream:
     stream = sudden(cast)
     x, happened, draw = stream.windows.x.copy(), [], cast.draw(6)
     names = draw.permutation(list(cast.faults)).tolist()
+    faulty = np.zeros(len(stream), bool)
     starts = np.arange(PAUSE, len(stream) - BURST, BURST + PAUSE)
-    for number, first in enumerate(starts.tolist()):
-        name = names[number % len(names)]
-        x[first : first + BURST] = cast.faults[name](x[first : first + BURST], draw)
-        happened.append((name, first, first + BURST))
-    return replace(stream, windows=replace(stream.windows, x=x), faults=tuple(happened))
+    for number, start in enumerate(starts.tolist()):
+        name, rows = names[number % len(names)], np.arange(start, start + BURST)
+        x[rows] = cast.faults[name](x[rows], draw)
+        faulty[rows] = touched(stream.windows.x[rows], x[rows])
+        if faulty[rows].any():
+            happened.append((name, int(rows[faulty[rows]][0]), start + BURST))
+    windows = replace(stream.windows, x=x)
+    return replace(stream, windows=windows, faults=tuple(happened), faulty=faulty)
 
 
 def no_labels(cast: Cast) -> Stream:
