@@ -106,6 +106,7 @@ class Coordinator:
         self._judge = Judge(config, self._answers)
         self._belief = Belief(config, self._answers)
         self._recurrence = Recurrence({})
+        self._since_alarm = 0  # labelled windows
         self.counts = dict.fromkeys(
             ("adaptations", "reuses", "swaps", "refused", "failed", "promotions", "rollbacks"), 0
         )
@@ -245,6 +246,9 @@ class Coordinator:
         if reason is None and await self._recall(starts):
             return
         reason = reason or refusal(situation, self._config())
+        if self._requested is None:
+            gate = self._config().gate
+            reason = reason or self._recurrence.waits(self._since_alarm, gate)
         reason = reason or self._belief.standing(situation.labels)
         if reason is not None:
             self._defer(reason)
@@ -293,6 +297,8 @@ class Coordinator:
             self._recurrence = Recurrence(mine)
         versions = await asyncio.to_thread(self._earlier) if mine else []
         counts = await self._pipeline.stored(lambda store: store.count_labels(mine))
+        self._recurrence.versions = len(versions)
+        self._since_alarm = int(counts.sum())
         if not versions or not self._recurrence.due(int(counts.sum()), self._config().gate):
             return False
         labelled = await self._pipeline.context(starts | mine, _LATER, labelled=True)

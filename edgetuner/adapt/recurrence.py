@@ -25,11 +25,24 @@ class Recurrence:
         context: the window at which the drift of each stream was found.
         labels: of these streams, when they were asked last.
         tries: how often they were asked.
+        versions: how many there are.
     """
 
     context: Mapping[StreamKey, int]
     labels: int = 0
     tries: int = 0
+    versions: int = 0
+
+    def waits(self, labels: int, gate: GateConfig) -> str | None:
+        """Why training has to wait, in words: a drift found late comes with labels enough to train,
+        and none yet that an earlier version could be asked with.
+        """
+        if not self.versions or self.tries or labels >= gate.min_windows:
+            return None
+        return (
+            f"{labels} labelled windows since the drift was found, {gate.min_windows} are needed "
+            "to ask earlier versions before one is trained"
+        )
 
     def due(self, labels: int, gate: GateConfig) -> bool:
         """Whether it is time to ask: as soon as the gate could tell, then at twice the labels."""

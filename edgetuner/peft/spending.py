@@ -54,6 +54,8 @@ def afford(
     rank = affordable_rank(base, layers, rank, allowed)
     while layers and _cost(base, layers, rank) > allowed:
         layers = layers[1:]
+    if not layers:  # the last one is the largest, as a rule; a smaller one may do
+        layers = tuple(one for one in affordable if _cost(base, (one,), 1) <= allowed)[-1:]
     if not layers and affordable:
         least = min(_cost(base, (layer,), 1) for layer in affordable)
         raise BudgetError(

@@ -52,3 +52,14 @@ def test_a_version_that_has_lost_much_since_its_own_time_is_left_to_training(
     assert at_home(f1, then) == as_at_home
     assert knows(Verdict(True, "", 20, candidate_f1=f1), then) == as_at_home
     assert not knows(Verdict(False, "", 20, candidate_f1=f1), then)
+
+
+def test_training_waits_until_earlier_versions_could_be_asked() -> None:
+    gate = GateConfig()
+    recurrence = Recurrence({("c", "s"): 7})
+    assert recurrence.waits(0, gate) is None  # there is none to ask
+    recurrence.versions = 2
+    assert f"{gate.min_windows} are needed" in (recurrence.waits(1, gate) or "")
+    assert recurrence.waits(gate.min_windows, gate) is None
+    recurrence.ask(gate.min_windows, gate, 2)
+    assert recurrence.waits(0, gate) is None

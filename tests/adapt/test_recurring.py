@@ -150,7 +150,7 @@ def test_six_drifts_in_a_row_and_what_comes_back_is_known(play: Callable[..., No
             else:
                 trained += 1
                 served[way] = swap["version"]
-            assert await life.see(WAYS[way], 48) > 0.8, way
+            assert await life.see(WAYS[way], 48) > 0.75, way
         counts = life.coordinator.counts
         assert counts["swaps"] == counts["promotions"] == 6 and counts["rollbacks"] == 0
         assert counts["reuses"] == trained == 3
