@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.bouts import Bouts, played
 from benchmarks.homes import Home
+from benchmarks.usual import DETECTORS, interpreter, usual_alarms
 from edgetuner.data import WindowSet
 from edgetuner.drift import DriftMonitor, Reference, bouts_of, calibrate
 from edgetuner.inference import ModelVersion
@@ -25,6 +26,7 @@ from edgetuner.metrics import macro_f1
 
 CORRELATION = 0.7  # of neighbours in the synthetic streams
 BEFORE = (200, 600)  # windows at home before a change
+_USUAL_HORIZON = 1000
 _KEY = ("bench", "imu")
 _CHUNK = 512
 _WIDTH, _KINDS = 16, 4  # of the synthetic embeddings
@@ -220,6 +222,60 @@ def delays(
     return rows
 
 
+def usual(
+    home: Home, version: ModelVersion, bouts: Bouts, windows: int, streams: int, seed: int
+) -> list[Row]:
+    """False alarms and delays of the usual detectors, where their packages are to be had; on fewer
+    windows than ours, since MMD takes a millisecond for each.
+    """
+    python = interpreter()
+    if python is None:
+        why = "river and frouros are not installed, neither here nor in build/detectors"
+        return [{"kind": "absent", "detectors": list(DETECTORS), "why": why}]
+    draw = np.random.default_rng([seed, 4])
+
+    def stream(part: WindowSet, count: int) -> Answers:
+        return answers(version, part)[played(part, count, bouts, home.hop_s, draw)]
+
+    people, both = wearers(home.home), pairs(home.home, home.away)
+    calm = [stream(person, windows // len(people)) for person in people]
+    changed, changes = [], []
+    for number in range(streams):
+        before, after = both[number % len(both)]
+        count = int(draw.integers(*BEFORE))
+        changed.append(stream(before, count).then(stream(after, _USUAL_HORIZON)))
+        scores = [macro_f1(w.y, answers(version, w).predicted) for w in (before, after)]
+        known = {"change": kind(home), "stream": number, "horizon": _USUAL_HORIZON}
+        changes.append((count, known | dict(zip(("f1_home", "f1_away"), scores, strict=True))))
+    found = usual_alarms(
+        python,
+        _arrays(answers(version, home.held)),
+        _arrays(stream(home.held, windows)),
+        [_arrays(one) for one in (*calm, *changed)],
+        DETECTORS,
+    )
+    rows: list[Row] = []
+    for name, alarmed in found.items():
+        quiet = _rate(sum(map(len, calm)), [len(one) for one in alarmed[: len(calm)]])
+        rows.append({"kind": "false_alarms", "detector": name, "stream": "bouts"} | quiet)
+        for one, (count, known) in zip(alarmed[len(calm) :], changes, strict=True):
+            rows.append({"kind": "delay", "detector": name} | known | _told(one, count))
+    return rows
+
+
+def _told(alarmed: Sequence[int], change: int) -> Row:
+    """The first alarm after a change, whatever was cried before."""
+    later = [at - change + 1 for at in alarmed if at >= change]
+    return {
+        "delay": later[0] if later else None,
+        "alarms_before": sum(at < change for at in alarmed),
+    }
+
+
+def _arrays(stream: Answers) -> dict[str, NDArray[Any]]:
+    return {"embeddings": stream.embeddings, "confidence": stream.confidence}
+
+
 def kind(home: Home) -> str:
     """Whether a position changes or a person."""
     return "person" if home.shift.source == home.shift.target else "position"
@@ -248,17 +304,18 @@ def cost(version: ModelVersion, reference: Reference, windows: WindowSet, rounds
     }
 
 
-def _rate(watched: int, found: Sequence[int], asked: float) -> Row:
+def _rate(watched: int, found: Sequence[int], asked: float | None = None) -> Row:
     """`ratio` is the measured time between alarms over the asked one; absent without an alarm."""
     count = sum(found)
     row: Row = {
-        "asked": asked,
         "windows": watched,
         "alarms": count,
         "alarms_by_stream": list(found),
         "per_million": 1e6 * count / watched,
     }
-    return row | ({"ratio": watched / count / asked} if count else {})
+    if asked is not None:
+        row |= {"asked": asked} | ({"ratio": watched / count / asked} if count else {})
+    return row
 
 
 def _synthetic(draw: np.random.Generator, lengths: Sequence[int]) -> Answers:

@@ -53,6 +53,7 @@ class Size:
         correlated: windows of synthetic streams, for each run length.
         run_lengths: asked of the synthetic streams.
         delays: streams with a change, for each model and change.
+        usual: windows of drift-free streams, and streams with a change, for the usual detectors.
         rounds: of timing.
         before, after: windows before a change and after it, of a stream that is adapted to.
         runs: what is adapted to: data set, shift, backbone, scenarios, seeds.
@@ -64,6 +65,7 @@ class Size:
     correlated: int
     run_lengths: tuple[float, ...]
     delays: int
+    usual: tuple[int, int]
     rounds: int
     before: int
     after: int
@@ -78,6 +80,7 @@ FULL = Size(
     correlated=1_500_000,
     run_lengths=(5_000.0, RUN_LENGTH),
     delays=60,
+    usual=(12_000, 12),
     rounds=1000,
     before=200,
     after=950,
@@ -96,6 +99,7 @@ QUICK = Size(
     correlated=300_000,
     run_lengths=(5_000.0,),
     delays=24,
+    usual=(4_000, 4),
     rounds=400,
     before=150,
     after=600,
@@ -178,6 +182,9 @@ def detected(shift: Shift, backbone: str, size: Size, seed: int, at_home: bool) 
             rows.append({"kind": "cost"} | known | spent)
         for row in detection.delays(case, version, reference, BOUTS, size.delays, seed):
             rows.append({"kind": "delay", "detector": "ours"} | known | row)
+        if backbone == "small_cnn":
+            theirs = detection.usual(case, version, BOUTS, *size.usual, seed)
+            rows += [known | row for row in theirs if at_home or row["kind"] == "delay"]
     return rows
 
 

@@ -158,6 +158,7 @@ def page(rows: Sequence[Row]) -> str:
         "",
         *_false_alarm_table(rows),
         *_delay_table(rows),
+        *(f"Not compared: {row['why']}.\n" for row in rows if row["kind"] == "absent"),
         *_cost_line(rows),
     ]
     if runs:
@@ -180,9 +181,10 @@ def _false_alarm_table(rows: Sequence[Row]) -> list[str]:
     ]
     for row in own:
         where = ", ".join(str(row[k]) for k in ("stream", "dataset", "backbone") if k in row)
+        asked = f"{row['asked']:,.0f}" if "asked" in row else ""
         by_stream = row["alarms_by_stream"] if len(row["alarms_by_stream"]) < 13 else []
         lines.append(
-            f"| {row['detector']} | {where} | {row.get('asked', ''):,} | {row['windows']:,} | "
+            f"| {row['detector']} | {where} | {asked} | {row['windows']:,} | "
             f"{row['alarms']} | {row['per_million']:.0f} | {_cell(row.get('ratio'))} | "
             f"{', '.join(map(str, by_stream))} |"
         )
@@ -218,9 +220,13 @@ def _delay_table(rows: Sequence[Row]) -> list[str]:
             f"{mean(row['f1_home'] for row in mine):.2f}, "
             f"{mean(row['f1_away'] for row in mine):.2f} | {_windows(middle)} | {_windows(late)} | "
             f"{sum(delay is None for delay in known)} of {len(known)} | "
-            f"{len(mine) - len(known)} of {len(mine)} |"
+            f"{sum(_cried_before(row) for row in mine)} of {len(mine)} |"
         )
     return [*lines, ""]
+
+
+def _cried_before(row: Row) -> bool:
+    return "delay" not in row or row.get("alarms_before", 0) > 0
 
 
 def _cost_line(rows: Sequence[Row]) -> list[str]:

@@ -100,3 +100,23 @@ def test_answers_are_taken_row_by_row():
     both = some[1:].then(some[:1])
     assert both.predicted.tolist() == [1, 2, 0] and len(both) == 3
     assert np.array_equal(both.embeddings[2], [1, 0, 0])
+
+
+def test_what_others_find_is_told_as_what_ours_do(wave_home, wave_version, monkeypatch):
+    streams = []
+
+    def found(python, home, calm, handed, names):
+        streams.extend(handed)
+        return {"ADWIN": [[5], [], [3, 700], []]}
+
+    monkeypatch.setattr(detection, "interpreter", lambda: "python")
+    monkeypatch.setattr(detection, "usual_alarms", found)
+    rows = detection.usual(wave_home, wave_version, BOUTS, 100, 2, seed=0)
+    quiet, first, second = rows
+    assert (quiet["windows"], quiet["alarms"], quiet["alarms_by_stream"]) == (100, 1, [1, 0])
+    change = len(streams[2]["confidence"]) - first["horizon"]
+    assert first["delay"] == 700 - change + 1 and first["alarms_before"] == 1
+    assert second["delay"] is None and second["change"] == "position"
+    monkeypatch.setattr(detection, "interpreter", lambda: None)
+    (row,) = detection.usual(wave_home, wave_version, BOUTS, 100, 2, seed=0)
+    assert row["kind"] == "absent" and "river" in row["why"]

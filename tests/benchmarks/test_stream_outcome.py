@@ -138,7 +138,7 @@ def test_what_was_not_measured_is_absent():
 def test_the_page_has_every_part_that_was_measured_and_no_other():
     text = page(ROWS)
     for part in (
-        "| ours | bouts, dsads, small_cnn | 100.0 | 1,000 | 20 | 20000 | 0.50 | 1, 1, 18 |",
+        "| ours | bouts, dsads, small_cnn | 100 | 1,000 | 20 | 20000 | 0.50 | 1, 1, 18 |",
         "| ours | dsads: position | small_cnn | 0.90, 0.40 | 25 | never | 1 of 4 | 1 of 5 |",
         "50 us of all detectors for a window, 500 us of inference: 10 %",
         "| sudden | 1 | 0.300 | **0.700** |",
