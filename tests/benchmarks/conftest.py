@@ -19,7 +19,7 @@ def wave_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 
     path = waves.recordings(tmp_path_factory.mktemp("set") / "waves.npz")
     with pytest.MonkeyPatch.context() as patch:
-        yield waves.upside_down(path, tmp_path_factory.mktemp("sources"), patch)
+        yield waves.turned(path, tmp_path_factory.mktemp("sources"), patch)
 
 
 @pytest.fixture(scope="session")

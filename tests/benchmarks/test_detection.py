@@ -27,7 +27,7 @@ def test_what_trains_what_calibrates_and_what_is_played_are_apart_and_in_this_or
     assert set(wave_home.away.groups["position"]) == {1}
 
 
-def test_a_sensor_turned_upside_down_is_noticed_and_home_far_less(wave_home, wave_version):
+def test_a_turned_sensor_is_noticed_and_home_far_less(wave_home, wave_version):
     reference = wave_version.reference
     found = detection.false_alarms(wave_home, wave_version, reference, BOUTS, 4000, seed=0)
     assert found["windows"] == 4000 and len(found["alarms_by_stream"]) == 2
