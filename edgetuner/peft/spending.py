@@ -54,12 +54,10 @@ def afford(
     rank = affordable_rank(base, layers, rank, allowed)
     while layers and _cost(base, layers, rank) > allowed:
         layers = layers[1:]
-    if not layers:  # the last one is the largest, as a rule; a smaller one may do
-        layers = tuple(one for one in affordable if _cost(base, (one,), 1) <= allowed)[-1:]
     if not layers and affordable:
-        least = min(_cost(base, (layer,), 1) for layer in affordable)
+        least = _cost(base, affordable[-1:], 1)
         raise BudgetError(
-            f"the smallest core has {least} weights, and {max(0, allowed)} are left beside the "
+            f"the core of the last layer has {least} weights at least, and {max(0, allowed)} are left beside the "
             f"head, of a model of {weights_of(base)}",
             field="adapt.trained_fraction",
             remedy="raise it, or leave the cores out of adapt.rungs",

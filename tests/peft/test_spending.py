@@ -79,7 +79,7 @@ def test_layers_and_norms_that_are_named_are_the_only_ones():
 
 @pytest.mark.parametrize("allowed", [-50, 0, 15])
 def test_not_even_one_core_names_the_setting_and_what_it_takes(allowed):
-    with pytest.raises(BudgetError, match=f"smallest core has 8 .*and {max(0, allowed)} are") as it:
+    with pytest.raises(BudgetError, match=f"last layer has 16 .*and {max(0, allowed)} are") as it:
         afford(NET, (), 4, allowed)
     assert it.value.field == "adapt.trained_fraction"
     assert f"of a model of {weights_of(NET)}" in str(it.value)

@@ -54,7 +54,7 @@ def test_never_more_than_the_share_is_trained_or_the_setting_is_named(
     except BudgetError as error:
         assert error.field == "adapt.trained_fraction"
         left = allowed - 3 * (directions + 1)
-        assert left < width, "not even one weight for each output of the smallest kernel"
+        assert left < 2 * width, "not even one weight for each output of the last kernel"
         assert f"{max(0, left)} are left" in str(error)
         return
     assert adapter.trained() + 3 * (directions + 1) <= allowed
