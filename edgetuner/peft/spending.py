@@ -57,8 +57,8 @@ def afford(
     if not layers and affordable:
         least = _cost(base, affordable[-1:], 1)
         raise BudgetError(
-            f"the core of the last layer has {least} weights at least, and {max(0, allowed)} are left beside the "
-            f"head, of a model of {weights_of(base)}",
+            f"the core of the last layer has {least} weights at least, and {max(0, allowed)} are "
+            f"left beside the head, of a model of {weights_of(base)}",
             field="adapt.trained_fraction",
             remedy="raise it, or leave the cores out of adapt.rungs",
         )
