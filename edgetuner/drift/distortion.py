@@ -23,7 +23,7 @@ from itertools import permutations, product
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetuner.drift.summary import Floats, Summary
+from edgetuner.drift.summary import Floats, Summary, pairs
 
 AXES, GAIN, OFFSET, RATE = "axis_swap", "gain", "offset", "rate"
 WORN = ""  # a map that is no fault: the sensor is worn otherwise
@@ -175,10 +175,16 @@ def _blocks(channels: int) -> tuple[slice, ...]:
     )
 
 
+def _misfit(distance: Floats) -> Floats:
+    """Negative log-likelihood of features at such a distance (..., F), each one's capped."""
+    misfit: Floats = 0.5 * np.add.reduce(np.minimum(distance, _CAP**2), -1)
+    return misfit
+
+
 class Bout:
     """Running mean and variance of the features of one activity's latest windows."""
 
-    __slots__ = ("_prior", "_usual", "count", "mean", "variance")
+    __slots__ = ("_prior", "_usual", "_weight", "count", "mean", "variance")
 
     def __init__(self, features: Floats, usual: Usual) -> None:
         self._usual = usual
@@ -186,6 +192,7 @@ class Bout:
         self.mean = features
         self.variance = np.zeros_like(features)
         self._prior = self._expected()
+        self._weight = 1 / self._prior
 
     def add(self, features: Floats) -> None:
         """Takes in one more window (F,)."""
@@ -195,65 +202,61 @@ class Bout:
         self.variance = self.variance + (step * step - self.variance) / self.count
         if self.count in (3, _MEMORY):
             self._prior = self._expected()
+        self._weight = 1 / (self._prior + self.count * self.variance)
 
     def _expected(self) -> Floats:
         """What the variance should be after the source; that of means follows the level (F,)."""
         channels = len(self._usual.floor)
-        variance: Floats = np.square(self._usual.spread)
+        variance: Floats = _PRIOR * self._usual.spread * self._usual.spread
         variance[:channels] *= np.exp(2 * self.mean[channels : 2 * channels])
-        return _PRIOR * variance
+        return variance
 
     def distance(self, features: Floats, count: int) -> Floats:
         """Squared distance of the means (..., F) of `count` windows, in units of the usual."""
         scale = (1 / self.count + 1 / count + _WANDER) / (_PRIOR + self.count)
         step = features - self.mean
-        distance: Floats = step * step / ((self._prior + self.count * self.variance) * scale)
+        distance: Floats = step * step * (self._weight / scale)
         return distance
 
-    def misfit(self, features: Floats, count: int, columns: slice = slice(None)) -> Floats:
-        """Negative log-likelihood of the means (..., F) of `count` windows, each feature's capped.
-
-        Args:
-            columns: the features that count.
-        """
-        distance = self.distance(features, count)[..., columns]
-        misfit: Floats = 0.5 * np.minimum(distance, _CAP**2).sum(-1)
-        return misfit
+    def misfit(self, features: Floats, count: int) -> Floats:
+        """Negative log-likelihood of the means (..., F) of `count` windows."""
+        return _misfit(self.distance(features, count))
 
 
 @dataclass(frozen=True, eq=False)
 class Maps:
     """K candidates for what undoes a fault.
 
+    Each exchanges channels, turns, scales or shifts them, or stretches time. So what they do to a
+    window is known from its features alone, and is the same at every call: no window has to be
+    measured anew. (The floor of the features apart, which is taken as alike for channels that are
+    exchanged.)
+
     Attributes:
         name: the fault of each.
         channel: where it affects one channel only, else None.
-        matrix: (K, C, C).
-        shift: physical units (K, C).
-        pace: logarithm of the change in sampling rate (K,).
+        source: which feature becomes which (K, F).
+        factor: what it is multiplied with (K, F).
+        shift: what is added then (K, F).
     """
 
     name: tuple[str, ...]
     channel: tuple[int | None, ...]
-    matrix: Floats
+    source: NDArray[np.int64]
+    factor: Floats
     shift: Floats
-    pace: Floats
 
-    def __call__(self, summary: Summary) -> Summary:
-        """The summary (of one window) under each of the maps: (K, ...)."""
-        matrix = self.matrix
-        return Summary(
-            matrix @ summary.mean + self.shift,
-            matrix @ summary.covariance @ matrix.transpose(0, 2, 1),
-            np.square(matrix) @ summary.roughness * np.exp(2 * self.pace)[:, None],
-        )
+    def __call__(self, features: Floats) -> Floats:
+        """Features (F,) under each of the maps (K, F)."""
+        mapped: Floats = self.factor * features[self.source] + self.shift
+        return mapped
 
     def inverse(self, index: int) -> Maps:
         """The one map that brings the fault back which map `index` undoes."""
-        matrix = np.linalg.inv(self.matrix[index])
-        shift = -matrix @ self.shift[index]
-        pace = -self.pace[index : index + 1]
-        return Maps((self.name[index],), (None,), matrix[None], shift[None], pace)
+        source = self.source[index].argsort()
+        factor = 1 / self.factor[index, source]
+        shift = -self.shift[index, source] * factor
+        return Maps((self.name[index],), (None,), source[None], factor[None], shift[None])
 
 
 @lru_cache
@@ -290,58 +293,71 @@ def axis_maps(channels: int, triads: tuple[int, ...], polar: tuple[int, ...]) ->
         add(AXES, dict.fromkeys(triads, axes))
     names = tuple(name for name, _ in found.values())
     stacked = np.reshape([matrix for _, matrix in found.values()], (-1, channels, channels))
+    order, sign = np.abs(stacked).argmax(2), _single(stacked.sum(2))  # (K, C)
+    rows, columns = pairs(channels)
+    pair = np.zeros((channels, channels), np.int64)
+    pair[rows, columns] = pair[columns, rows] = np.arange(len(rows))
+    levels, correlations, roughness, _ = np.cumsum([channels, channels, len(rows), channels])
+    source = [
+        *(order, levels + order),
+        *(correlations + pair[order[:, rows], order[:, columns]], roughness + order),
+    ]
+    one = np.ones_like(sign)
+    factor = np.concatenate([sign, one, sign[:, rows] * sign[:, columns], one], axis=1)
     count = len(names)
-    return Maps(names, (None,) * count, stacked, np.zeros((count, channels)), np.zeros(count))
+    return Maps(
+        names, (None,) * count, np.concatenate(source, axis=1), factor, np.zeros_like(factor)
+    )
 
 
 @lru_cache
-def _groups(channels: int, triads: tuple[int, ...], alone: bool) -> NDArray[np.bool_]:
+def _groups(channels: int, triads: tuple[int, ...], alone: bool) -> NDArray[np.float32]:
     """Which channels a gain may affect together: each, those of a sensor, or all (G, C)."""
     groups = [np.arange(channels) == c for c in range(channels)] if alone else []
     groups += [np.isin(np.arange(channels), range(first, first + 3)) for first in triads]
     groups += [np.ones(channels, bool)]
-    return np.unique(groups, axis=0)
+    return np.unique(groups, axis=0).astype(np.float32)
 
 
-def other_maps(
-    after: Summary, features: Floats, before: Floats, usual: Usual, *, alone: bool
-) -> Maps:
+def other_maps(features: Floats, before: Floats, usual: Usual, *, alone: bool) -> Maps:
     """Gain, offset and rate that would lead back from the windows after to those before.
 
     Args:
-        after: their mean summary. features: their mean features (F,).
-        before: features of the bout (F,).
+        features: mean features of the windows after (F,).
+        before: those of the bout (F,).
         alone: whether one channel by itself may be off.
     """
-    channels = len(after.mean)
+    channels = len(usual.floor)
     groups = _groups(channels, usual.triads, alone)
-    step = before - features
+    mean, step = features[:channels], before - features
     leapt = np.abs(step[:channels]) > _MIN_SHIFT * usual.reach
     by_spread = groups @ step[channels : 2 * channels] / groups.sum(1)
-    along = groups @ (before[:channels] * after.mean)
-    by_level = np.log(np.maximum(along, 1e-12) / np.maximum(groups @ after.mean**2, 1e-12))
-    by_level = np.where((along > 0) & (groups & leapt).any(1), by_level, 0)
+    # The least squares of a factor; no factor makes up for a mean that changed its sign.
+    ratio = groups @ (before[:channels] * mean) / np.maximum(groups @ (mean * mean), 1e-12)
+    by_level = np.log(np.maximum(ratio, 1e-12)) * ((ratio > 0) & (groups @ leapt > 0))
     gain = np.concatenate([by_spread, by_level])
-    chosen = np.abs(gain) > _MIN_GAIN
-    where = np.concatenate([groups, groups])[chosen]
-    shifted = np.flatnonzero(leapt) if alone else np.empty(0, np.int64)
-    pace = float(step[-channels:].mean())
+    chosen = (np.abs(gain) > _MIN_GAIN).nonzero()[0]
+    where = groups[chosen % len(groups)]
+    shifted = leapt.nonzero()[0] if alone else np.empty(0, np.int64)
+    pace = float(step[-channels:].sum()) / channels
     faster = bool(abs(pace) > _MIN_RATE)
-    count = len(where) + len(shifted) + faster
+    gains, offsets = len(where), len(shifted)
+    shape = gains + offsets + faster, len(features)
 
-    scale, shift, paces = np.ones((count, channels)), np.zeros((count, channels)), np.zeros(count)
-    scale[: len(where)] = np.where(where, np.exp(gain[chosen])[:, None], 1)
-    rows = len(where) + np.arange(len(shifted))
-    shift[rows, shifted] = step[shifted]
+    factor, shift = np.ones(shape, np.float32), np.zeros(shape, np.float32)
+    scaled = where * gain[chosen, None]
+    shift[:gains, channels : 2 * channels] = scaled
+    factor[:gains, :channels] = np.exp(scaled)
+    shift[range(gains, gains + offsets), shifted] = step[shifted]
     if faster:
-        paces[-1] = pace
-    only = [int(group.argmax()) if group.sum() == 1 else None for group in where]
+        shift[-1, -channels:] = pace
+    only = [group.index(1) if group.count(1) == 1 else None for group in where.tolist()]
     return Maps(
-        (GAIN,) * len(where) + (OFFSET,) * len(shifted) + (RATE,) * faster,
+        (GAIN,) * gains + (OFFSET,) * offsets + (RATE,) * faster,
         (*only, *shifted.tolist(), *(None,) * faster),
-        scale[:, :, None] * np.eye(channels),
+        np.zeros(shape, np.int64) + np.arange(len(features)),
+        factor,
         shift,
-        paces,
     )
 
 
@@ -383,33 +399,33 @@ class Distortion:
         self.since_seq = 0
         self._bout: Bout | None = None  # the present one, as far as it is certain
         self._bouts: list[Bout] = []  # earlier ones, all of a sound sensor
-        self._after: list[tuple[Summary, Floats]] = []  # windows after a leap, not yet judged
+        self._after: list[Floats] = []  # windows after a leap, not yet judged
         self._new: Bout | None = None  # the same, as a bout
         self._leap_seq = 0
         self._back = 0  # windows in a row that are as before the leap
         self._said: str | None = None  # at the look before
         self._repair: Maps | None = None
 
-    def update(self, summary: Summary, features: Floats, seq: int = 0) -> str | None:
-        """Takes one window; the fault that stands after it, or None."""
+    def update(self, features: Floats, seq: int = 0) -> str | None:
+        """Takes the features of one window (F,); the fault that stands after it, or None."""
         if self._bout is None:
             self._bout = Bout(features, self._usual)
         elif not self._leapt(self._bout, features):
             self._as_before(features)
         elif self._new is None or self._left(self._new, features):
-            self._leave(features, summary, seq)
+            self._leave(features, seq)
         else:
             self._back = 0
-            self._after.append((summary, features))
+            self._after.append(features)
             self._new.add(features)
             self._look()
         return self.fault
 
     def _leapt(self, bout: Bout, features: Floats) -> bool:
         distance = bout.distance(features, 1)
-        if distance.max() > _ODD**2:
+        if np.maximum.reduce(distance) > _ODD**2:
             return True
-        return bool(distance.sum() > 2 * self._settings.leap * self._usual.limit)
+        return bool(np.add.reduce(distance) > 2 * self._settings.leap * self._usual.limit)
 
     def _left(self, bout: Bout, features: Floats) -> bool:
         """Whether a bout of a few windows, of which little is known, is over already."""
@@ -424,11 +440,11 @@ class Distortion:
         if self._back >= 2:
             self._after, self._new = [], None
 
-    def _leave(self, features: Floats, summary: Summary, seq: int) -> None:
+    def _leave(self, features: Floats, seq: int) -> None:
         """A leap, perhaps soon after another."""
         if self._new is not None and self._new.count > 1:
             self._settle()
-        self._after, self._new = [(summary, features)], Bout(features, self._usual)
+        self._after, self._new = [features], Bout(features, self._usual)
         self._leap_seq, self._back, self._said = seq, 0, None
 
     def _settle(self) -> None:
@@ -461,63 +477,60 @@ class Distortion:
             self._settle()
 
     def _judge(self) -> Verdict:
-        after, features = self._mean_after()
-        count, usual = len(self._after), self._usual
+        features, count, usual = self._mean_after(), len(self._after), self._usual
         assert self._bout is not None
         bouts = [*([self._bout] if self._bout.count >= _KNOWN else []), *self._bouts[::-1]]
         if not bouts:
             return Verdict(None)
-        identity = min(float(bout.misfit(features, count)) for bout in bouts)
+        distances = np.array([bout.distance(features, count) for bout in bouts])
+        identity = float(_misfit(distances).min())
         nothing = Verdict("", misfit=identity, identity=identity)
         if identity < self._settings.evidence:
             return nothing
-        best = Verdict(None, identity=identity)
-        best = self._turned(after, bouts, count, best)
-        for bout in self._alike(bouts, features, count):
-            maps = other_maps(after, features, bout.mean, usual, alone=bout is self._bout)
+        best = self._turned(features, bouts, count, Verdict(None, identity=identity))
+        for bout in self._alike(bouts, distances):
+            maps = other_maps(features, bout.mean, usual, alone=bout is self._bout)
             if maps.name:
-                misfits = bout.misfit(maps(after).features(usual.floor), count)
-                best = _better(best, maps, misfits)
+                best = _better(best, maps, bout.misfit(maps(features), count))
         sure = self._sure(best)
         hopeless = best.misfit > _HOPELESS * usual.limit
         if sure.name is None and (hopeless or identity < self._settings.fit * usual.limit):
             return nothing
         return sure
 
-    def _turned(self, after: Summary, bouts: list[Bout], count: int, best: Verdict) -> Verdict:
-        maps = axis_maps(len(after.mean), self._usual.triads, self._usual.polar)
+    def _turned(self, features: Floats, bouts: list[Bout], count: int, best: Verdict) -> Verdict:
+        usual = self._usual
+        maps = axis_maps(len(usual.floor), usual.triads, usual.polar)
         if not maps.name:
             return best
-        features = maps(after).features(self._usual.floor)
-        misfits = np.min([bout.misfit(features, count) for bout in bouts], axis=0)
+        mapped = maps(features)
+        misfits = np.minimum.reduce([bout.misfit(mapped, count) for bout in bouts])
         worn = np.array([name == WORN for name in maps.name])
         if worn.any():
             best = replace(best, worn=float(misfits[worn].min()))
         return _better(best, maps, np.where(worn, np.inf, misfits))
 
-    def _alike(self, bouts: list[Bout], features: Floats, count: int) -> list[Bout]:
+    def _alike(self, bouts: list[Bout], distances: Floats) -> list[Bout]:
         """The bouts whose correlations are most alike: neither gain nor offset changes these."""
         channels = len(self._usual.floor)
-        columns = slice(2 * channels, -channels)
-        misfits = [float(bout.misfit(features, count, columns)) for bout in bouts]
-        nearest = np.argsort(misfits)[:2]
+        misfits = _misfit(distances[:, 2 * channels : -channels])
+        nearest = misfits.argsort()[:2]
         return [bouts[i] for i in nearest if misfits[i] < _LOOSE * self._usual.limit]
 
     def _judge_repair(self) -> Verdict:
-        after, features = self._mean_after()
-        count, usual = len(self._after), self._usual
+        features, count = self._mean_after(), len(self._after)
         assert self._bout is not None and self._repair is not None
         broken = float(self._bout.misfit(features, count))
-        back = self._bout.misfit(self._repair(after).features(usual.floor), count)
+        back = self._bout.misfit(self._repair(features), count)
         best = self._sure(_better(Verdict(None, identity=broken), self._repair, back))
         if best.name is not None or not self._bouts:
             return best
         # Or an activity from before the fault comes again, and is better as it is than undone.
-        undone = self._repair.inverse(0)(after).features(usual.floor)
+        undone = self._repair.inverse(0)(features)
         as_is = min(float(bout.misfit(features, count)) for bout in self._bouts)
         mended = min(float(bout.misfit(undone, count).min()) for bout in self._bouts)
-        sound = as_is < min(mended - self._settings.evidence, _LOOSE * usual.limit)
-        return Verdict("" if sound else None)
+        loose = _LOOSE * self._usual.limit
+        return Verdict("" if as_is < min(mended - self._settings.evidence, loose) else None)
 
     def _sure(self, best: Verdict) -> Verdict:
         limit = self._settings.fit * self._usual.limit
@@ -528,13 +541,9 @@ class Distortion:
             return best
         return replace(best, name=None)
 
-    def _mean_after(self) -> tuple[Summary, Floats]:
-        summaries = [summary for summary, _ in self._after]
-        return Summary(
-            np.mean([s.mean for s in summaries], 0),
-            np.mean([s.covariance for s in summaries], 0),
-            np.mean([s.roughness for s in summaries], 0),
-        ), np.mean([features for _, features in self._after], 0)
+    def _mean_after(self) -> Floats:
+        mean: Floats = np.add.reduce(self._after) / len(self._after)
+        return mean
 
 
 def _better(best: Verdict, maps: Maps, misfits: Floats) -> Verdict:

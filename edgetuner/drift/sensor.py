@@ -58,13 +58,11 @@ class Reading(NamedTuple):
     Attributes:
         fault: what is wrong with it, or None.
         channel: where; None if everywhere, or if it cannot be told.
-        summary: what it is compared by with the windows before; None if it is not.
-        features: the same (F,).
+        features: what it is compared by with the windows before (F,); None if it is not.
     """
 
     fault: str | None = None
     channel: int | None = None
-    summary: Summary | None = None
     features: Floats | None = None
 
 
@@ -147,7 +145,7 @@ class SensorProfile:
             if features is None or fault not in (None, CALIBRATION):
                 readings.append(Reading(fault, channel))
             else:
-                readings.append(Reading(fault, channel, summaries[i], features[i]))
+                readings.append(Reading(fault, channel, features[i]))
         return readings
 
     def _faults(
@@ -271,9 +269,9 @@ class SensorCheck:
         if self._wrong_rate(seq, t_ns, hz) and bad in (None, CALIBRATION):
             bad, channel = RATE, None
         distortion = self._distortion
-        if distortion is not None and reading.summary is not None and reading.features is not None:
+        if distortion is not None and reading.features is not None:
             before = distortion.fault
-            distorted = distortion.update(reading.summary, reading.features, seq)
+            distorted = distortion.update(reading.features, seq)
             if distorted != before:
                 return self._told(distorted, distortion, bad)
             if bad in (None, CALIBRATION) and distorted is not None:

@@ -62,7 +62,7 @@ class Summary:
         Args:
             floor: variance of each channel below which nothing is worth telling apart (C,).
         """
-        rows, columns = _pairs(self.mean.shape[-1])
+        rows, columns = pairs(self.mean.shape[-1])
         variance = self.variance + floor
         deviation = np.sqrt(variance)
         correlation = self.covariance[..., rows, columns]
@@ -80,5 +80,6 @@ class Summary:
 
 
 @lru_cache
-def _pairs(channels: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def pairs(channels: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns of the correlations among the features."""
     return np.triu_indices(channels, 1)
