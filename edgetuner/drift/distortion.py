@@ -29,6 +29,7 @@ AXES, GAIN, OFFSET, RATE = "axis_swap", "gain", "offset", "rate"
 WORN = ""  # a map that is no fault: the sensor is worn otherwise
 
 _MEMORY = 12  # windows that a bout is remembered by
+_AT_ONCE = 4  # windows that a bout of so many takes in together
 _KNOWN = 4  # windows without which nothing is compared with a bout
 _PRIOR = 2.0  # windows that the source's variation counts for beside a bout's own
 _WANDER = 0.25  # variance of a bout's slow changes, in units of that between neighbouring windows
@@ -133,7 +134,7 @@ class Usual:
         for start in range(0, len(features) - 8, 3):
             bout = Bout(features[start], self)
             for row in features[start + 1 : start + 6]:
-                bout.add(row)
+                bout.add(row[None])
             after = features[start + 6 : start + 9].mean(0)
             found.append(float(bout.misfit(after, 3)))
         return found
@@ -195,12 +196,14 @@ class Bout:
         self._weight = 1 / self._prior
 
     def add(self, features: Floats) -> None:
-        """Takes in one more window (F,)."""
-        self.count = min(self.count + 1, _MEMORY)
+        """Takes in some more windows (n, F)."""
+        before, more = self.count, len(features)
+        self.count = min(before + more, _MEMORY)
         step = features - self.mean
-        self.mean = self.mean + step / self.count
-        self.variance = self.variance + (step * step - self.variance) / self.count
-        if self.count in (3, _MEMORY):
+        self.mean = self.mean + np.add.reduce(step) / self.count
+        grown = np.add.reduce(step * step) - more * self.variance
+        self.variance = self.variance + grown / self.count
+        if before < 3 <= self.count or before < _MEMORY == self.count:
             self._prior = self._expected()
         self._weight = 1 / (self._prior + self.count * self.variance)
 
@@ -399,6 +402,7 @@ class Distortion:
         self.since_seq = 0
         self._bout: Bout | None = None  # the present one, as far as it is certain
         self._bouts: list[Bout] = []  # earlier ones, all of a sound sensor
+        self._same: list[Floats] = []  # windows of the bout that it has yet to take in
         self._after: list[Floats] = []  # windows after a leap, not yet judged
         self._new: Bout | None = None  # the same, as a bout
         self._leap_seq = 0
@@ -417,7 +421,7 @@ class Distortion:
         else:
             self._back = 0
             self._after.append(features)
-            self._new.add(features)
+            self._new.add(features[None])
             self._look()
         return self.fault
 
@@ -434,14 +438,23 @@ class Distortion:
     def _as_before(self, features: Floats) -> None:
         assert self._bout is not None
         if self._new is None:
-            self._bout.add(features)
+            self._same.append(features)
+            # What is known well changes slowly: that is worth a few additions at once.
+            if self._bout.count < _MEMORY or len(self._same) >= _AT_ONCE:
+                self._learn()
             return
         self._back += 1
         if self._back >= 2:
             self._after, self._new = [], None
 
+    def _learn(self) -> None:
+        if self._bout is not None and self._same:
+            self._bout.add(np.array(self._same))
+        self._same = []
+
     def _leave(self, features: Floats, seq: int) -> None:
         """A leap, perhaps soon after another."""
+        self._learn()
         if self._new is not None and self._new.count > 1:
             self._settle()
         self._after, self._new = [features], Bout(features, self._usual)

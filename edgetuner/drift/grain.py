@@ -54,21 +54,34 @@ class Grain:
     def dead(self, x: NDArray[np.float32], deviation: Floats) -> NDArray[np.bool_]:
         """Which channels of windows x (N, C, T) are far stiller than any ever was, by themselves or
         beside the others (N, C); `deviation` is their standard deviation (N, C)."""
+        still: NDArray[np.bool_] = deviation < self.quiet
+        if not still.any():
+            return still
         dead: NDArray[np.bool_] = deviation < _DEAD * self.quiet
         if deviation.shape[1] > 1:
-            dead |= (_relative(deviation) < _DEAD * self.relative) & (deviation < self.quiet)
+            dead |= (_relative(deviation) < _DEAD * self.relative) & still
         for i, channel in np.argwhere(dead):
             dead[i, channel] = not is_coarse(x[i, channel])
         return dead
 
+    def may_be_interrupted(self, x: NDArray[np.float32]) -> bool:
+        """Whether that is worth a look: the first channel alone, of all windows, repeats itself as
+        often as one window's may."""
+        first = x[:, 0]
+        repeats = np.count_nonzero(first[:, 1:] == first[:, :-1])
+        return repeats > self._limit * (x.shape[2] - 1)
+
+    @property
+    def _limit(self) -> float:
+        return max(_HELD, self.held + _MARGIN)
+
     def interrupted(self, x: NDArray[np.float32], held: Floats) -> NDArray[np.bool_]:
         """In which of N windows all channels hold their value for too long (N,); `held` is the
         share of such samples (N,)."""
-        limit = max(_HELD, self.held + _MARGIN)
-        interrupted: NDArray[np.bool_] = held > limit
+        interrupted: NDArray[np.bool_] = held > self._limit
         for i in np.flatnonzero(interrupted):  # all of them on their rails at once is clipping
             rails = (x[i] == x[i].max(1)[:, None]) | (x[i] == x[i].min(1)[:, None])
-            still = held[i] - rails.all(0).mean() > limit
+            still = held[i] - rails.all(0).mean() > self._limit
             interrupted[i] = still and not all(is_coarse(channel) for channel in x[i])
         return interrupted
 
@@ -93,8 +106,8 @@ class Grain:
 
 def held_share(x: NDArray[np.float32]) -> Floats:
     """Share of samples of windows x (N, C, T) that repeat the one before on all channels (N,)."""
-    share: Floats = (x[..., 1:] == x[..., :-1]).all(1).sum(1) / (x.shape[2] - 1)
-    return share
+    same = x[..., 1:] == x[..., :-1]
+    return _share(np.logical_and.reduce(same, 1))
 
 
 def is_coarse(channel: NDArray[np.float32]) -> bool:
@@ -102,9 +115,18 @@ def is_coarse(channel: NDArray[np.float32]) -> bool:
     return len(np.unique(channel)) <= _FEW
 
 
-def extreme_share(x: NDArray[np.float32], extreme: Floats) -> Floats:
-    """Share of samples of x (N, C, T) that equal a value of their window (N, C)."""
-    share: Floats = (x == extreme[..., None]).sum(2) / x.shape[2]
+def extreme_share(x: NDArray[np.float32], *extremes: Floats) -> Floats:
+    """Share of samples of x (N, C, T) that equal one of some values of their window (N, C)."""
+    equal = x == extremes[0][..., None]
+    for other in extremes[1:]:
+        equal |= x == other[..., None]
+    return _share(equal)
+
+
+def _share(holds: NDArray[np.bool_]) -> Floats:
+    """Share of true ones along the last axis; a product of matrices is the quickest to count."""
+    length = holds.shape[-1]
+    share: Floats = holds.astype(np.float32) @ np.full(length, 1 / length, np.float32)
     return share
 
 

@@ -64,13 +64,14 @@ class Magnitude:
 
     def inspect(self, summaries: Summary) -> NDArray[np.bool_]:
         """Which of N windows are impossible (N,)."""
-        wrong = [(np.abs(summaries.mean) > (1 + _MARGIN) * self.reach).any(1)]
-        for first, gravity in zip(self.triads, self.gravity, strict=True):
+        size = np.abs(summaries.mean)
+        impossible: NDArray[np.bool_] = np.logical_or.reduce(size > (1 + _MARGIN) * self.reach, 1)
+        for first, gravity in zip(self.triads, self.gravity.tolist(), strict=True):
             norm, square = _norms(summaries, first)
-            calm = square - norm**2 < (_CALM * norm) ** 2
-            wrong.append(square < ((1 - _TOLERANCE) * gravity) ** 2)
-            wrong.append(calm & (norm > (1 + _TOLERANCE) * gravity))
-        impossible: NDArray[np.bool_] = np.any(wrong, axis=0)
+            impossible |= square < ((1 - _TOLERANCE) * gravity) ** 2
+            large = norm > (1 + _TOLERANCE) * gravity
+            if large.any():  # in motion it may be
+                impossible |= large & (square < (1 + _CALM**2) * norm * norm)
         return impossible
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
@@ -94,6 +95,6 @@ class Magnitude:
 def _norms(summaries: Summary, first: int) -> tuple[Floats, Floats]:
     """Norm of the mean, and mean square of the norm, of a triad over each window (N,), (N,)."""
     axes = slice(first, first + 3)
-    square = np.square(summaries.mean[:, axes]).sum(1)
-    spread = np.einsum("ncc->n", summaries.covariance[:, axes, axes])
-    return np.sqrt(square), square + spread
+    mean = summaries.mean[:, axes]
+    square = np.add.reduce(mean * mean, 1)
+    return np.sqrt(square), square + np.add.reduce(summaries.variance[:, axes], 1)

@@ -13,7 +13,7 @@ from edgetuner.drift.cusum import Cusum
 from edgetuner.drift.error import LabelledError
 from edgetuner.drift.histogram import Histogram
 from edgetuner.drift.reference import DETECTORS, Calibration, Reference
-from edgetuner.drift.sensor import SensorCheck, SensorProfile, SensorSettings
+from edgetuner.drift.sensor import Seen, SensorCheck, SensorProfile, SensorSettings
 from edgetuner.errors import BusyError, DriftError
 
 
@@ -86,7 +86,8 @@ class _Stream:
     """All that is known of one stream."""
 
     __slots__ = (
-        *("context_start", "drift", "errors", "histogram", "sensor", "seq", "watches", "windows"),
+        *("context_before", "context_start", "drift", "errors", "histogram", "sensor", "seq"),
+        *("watches", "windows"),
     )
 
     def __init__(self, sensor: SensorCheck | None) -> None:
@@ -95,6 +96,7 @@ class _Stream:
         self.errors: LabelledError | None = None
         self.histogram: Histogram | None = None
         self.context_start = 0
+        self.context_before = 0  # the same before the drift that waits
         self.drift: Finding | None = None  # the one that waits for an answer
         self.seq: int | None = None
         self.windows = 0  # looked at for drift since the last swap or acknowledgement
@@ -103,7 +105,8 @@ class _Stream:
 class DriftMonitor:
     """Watches every stream with every detector.
 
-    After a drift a stream stays drifted, and its detectors rest, until `swap` or `acknowledge`.
+    After a drift a stream stays drifted, and its detectors rest, until `swap` or `acknowledge`, or
+    until its sensor turns out to have been broken since before.
 
     Args:
         reference: calibrated reference of the model version that makes the predictions.
@@ -185,17 +188,15 @@ class DriftMonitor:
         classes = np.asarray(predicted).tolist()
         by_window = list(zip(*(values.tolist() for values in scores.values()), strict=True))
         streams = self._admit(keys)
-        faults = self._profile.inspect(x, self._settings.sensor) if self._profile else None
+        sensors = [stream.sensor for stream in streams if stream.sensor is not None]
+        seen = SensorCheck.take(sensors, x, seqs, t_ns, hz)  # of all streams, or of none
         findings: list[Finding] = []
         for i, (key, seq, stream) in enumerate(zip(keys, seqs, streams, strict=True)):
             named = StreamKey(*key)
             stream.seq = seq
-            if stream.sensor is not None and faults is not None:
-                before = stream.sensor.fault
-                stream.sensor.observe(
-                    faults[i], seq=seq, t_ns=t_ns[i] if t_ns else None, hz=hz[i] if hz else None
-                )
-                findings += _sensor_findings(stream.sensor, before, named, seq)
+            if stream.sensor is not None:
+                for window in seen[i]:
+                    findings += _observe(stream, stream.sensor, window, named, seq)
                 if stream.sensor.suspect:
                     continue
             self._histogram(stream).update(classes[i])
@@ -328,6 +329,7 @@ class DriftMonitor:
             # Two detectors may fire at once; the earlier onset leaves no window of the new context
             # out.
             stream.drift = min(drifts, key=lambda finding: finding.onset_seq)
+            stream.context_before = stream.context_start
             stream.context_start = max(stream.context_start, stream.drift.onset_seq)
         return findings
 
@@ -370,15 +372,28 @@ def _restart(stream: _Stream) -> None:
     stream.windows = 0
 
 
-def _sensor_findings(
-    sensor: SensorCheck, before: str | None, key: StreamKey, seq: int
+def _observe(
+    stream: _Stream, sensor: SensorCheck, window: Seen, key: StreamKey, seq: int
 ) -> list[Finding]:
-    if sensor.fault == before:
+    """What a window of the stream, perhaps from before window `seq`, says of its sensor."""
+    before = sensor.fault
+    after = sensor.observe(*window)
+    if after == before:
         return []
-    if sensor.fault is None and before is not None:
-        return [Finding("sensor_ok", before, key, seq, sensor.since_seq)]
-    fault = sensor.fault or ""
-    return [Finding("sensor_fault", fault, key, seq, sensor.since_seq, channel=sensor.channel)]
+    if after is None:
+        return [Finding("sensor_ok", before or "", key, seq, sensor.since_seq)]
+    _take_back(stream, sensor.since_seq)
+    return [Finding("sensor_fault", after, key, seq, sensor.since_seq, channel=sensor.channel)]
+
+
+def _take_back(stream: _Stream, since_seq: int) -> None:
+    """Forget what was taken for a change of the world since a fault of the sensor began."""
+    if stream.drift is not None and stream.drift.onset_seq >= since_seq:
+        _restart(stream)
+        stream.context_start = stream.context_before
+    elif stream.drift is None:
+        rising = stream.watches.items()
+        stream.watches = {name: watch for name, watch in rising if watch.onset_seq < since_seq}
 
 
 def _describe(key: StreamKey, stream: _Stream) -> dict[str, Any]:

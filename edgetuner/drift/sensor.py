@@ -3,12 +3,16 @@
 Many faults show in a single window: in its values here, in their fine structure (`grain`), or in
 sizes that nobody can change (`magnitude`). Others only show beside the windows before
 (`distortion`).
+
+Every window is glanced at. As long as nothing is suspect, six of a stream are inspected together:
+numpy takes hardly longer for six than for one, and a fault lasts longer than that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +23,8 @@ from edgetuner.drift.grain import Grain, extreme_share, held_share, is_coarse
 from edgetuner.drift.magnitude import CALIBRATION, Magnitude
 from edgetuner.drift.summary import Floats, Summary
 from edgetuner.errors import DriftError
+
+_TOGETHER = 6  # windows of a sound stream that are inspected at once
 
 FLAT, CLIPPED, RANGE, RATE = "flat_line", "clipping", "range", "rate"
 
@@ -64,6 +70,28 @@ class Reading(NamedTuple):
     fault: str | None = None
     channel: int | None = None
     features: Floats | None = None
+
+
+class Seen(NamedTuple):
+    """A window that was inspected, for `SensorCheck.observe`.
+
+    Attributes:
+        reading: what it says.
+        seq: its sequence number.
+        wrong_rate: whether the rate that is stated, or the time since the window before, is wrong.
+    """
+
+    reading: Reading
+    seq: int
+    wrong_rate: bool
+
+
+class _Window(NamedTuple):
+    """A window that waits to be inspected."""
+
+    x: NDArray[np.float32]
+    seq: int
+    wrong_rate: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +161,12 @@ class SensorProfile:
             Usual.fit(summaries, recordings, triads, sorted(polar)),
         )
 
+    def glance(self, x: ArrayLike, settings: SensorSettings) -> list[bool]:
+        """Which of the windows x (N, C, T) are so odd that they should be inspected at once."""
+        low, high, insane = self._limits(np.asarray(x, np.float32), settings)
+        odd: list[bool] = np.logical_or.reduce(insane | (low == high), 1).tolist()
+        return odd
+
     def inspect(self, x: ArrayLike, settings: SensorSettings) -> list[Reading]:
         """What each of the windows x (N, C, T) says of the sensor, by itself."""
         windows = np.asarray(x, np.float32)
@@ -148,37 +182,52 @@ class SensorProfile:
                 readings.append(Reading(fault, channel, features[i]))
         return readings
 
+    def _limits(
+        self, x: NDArray[np.float32], settings: SensorSettings
+    ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+        """Lowest and highest value, and whether that is out of range, of each channel (N, C)."""
+        low, high = np.minimum.reduce(x, 2), np.maximum.reduce(x, 2)
+        margin = settings.range_margin * self._span
+        # negated, so that NaN is a fault too
+        return low, high, ~((low >= self.low - margin) & (high <= self.high + margin))
+
+    @cached_property
+    def _span(self) -> NDArray[np.float32]:
+        return self.high - self.low
+
     def _faults(
         self, x: NDArray[np.float32], summaries: Summary, settings: SensorSettings
     ) -> tuple[list[str | None], list[int | None]]:
         """The fault of each window and its channel; the first that applies."""
-        low, high = x.min(2), x.max(2)  # (N, C)
-        span = self.high - self.low
-        swing, margin = high - low, settings.range_margin * span
-        # negated, so that NaN is a fault too
-        insane = ~((low >= self.low - margin) & (high <= self.high + margin))
+        low, high, insane = self._limits(x, settings)
+        swing = high - low
         flat = swing == 0
-        moving = swing >= settings.clipped_swing * span
-        held = np.zeros(len(x), np.float32)
+        moving = swing >= settings.clipped_swing * self._span
         tests = [(RANGE, insane), (FLAT, flat), (CLIPPED, moving)]
         if self.grain is not None:
             deviation = np.sqrt(summaries.variance)
             flat |= self.grain.dead(x, deviation)
             moving[:] = deviation > 1.5 * self.grain.coarse
-            held = held_share(x)
-            tests.insert(2, (FLAT, self.grain.interrupted(x, held)[:, None]))
+            if self.grain.may_be_interrupted(x):
+                tests.insert(2, (FLAT, self.grain.interrupted(x, held_share(x))[:, None]))
+        if moving.any():  # at either of its extremes: few go on to the dearer looks
+            moving &= extreme_share(x, low, high) >= settings.clipped_fraction
         if moving.any():
-            share = np.maximum(extreme_share(x, high), extreme_share(x, low))
+            share = np.maximum(extreme_share(x, low), extreme_share(x, high))
             moving &= share >= settings.clipped_fraction
-            for i, channel in np.argwhere(moving):
-                moving[i, channel] = not is_coarse(x[i, channel])
+        for i, channel in zip(*moving.nonzero(), strict=True):
+            moving[i, channel] = not is_coarse(x[i, channel])
+        if self.grain is not None and moving.any():
             # A value that all channels hold, and only some of them as their highest, is no rail.
-            moving &= (held < settings.clipped_fraction)[:, None] | moving.all(1, keepdims=True)
+            held = held_share(x) >= settings.clipped_fraction
+            moving &= ~held[:, None] | moving.all(1, keepdims=True)
         if self.magnitude is not None:
             tests.append((CALIBRATION, self.magnitude.inspect(summaries)[:, None]))
         faults: list[str | None] = [None] * len(x)
         channels: list[int | None] = [None] * len(x)
         for name, where in tests:
+            if not where.any():
+                continue
             for i in np.flatnonzero(where.any(1)):
                 if faults[i] is None:
                     faults[i] = name
@@ -237,6 +286,7 @@ class SensorCheck:
         self._run = 0  # windows in a row that contradict `fault`
         self._run_seq = 0  # the first of them
         self._last: tuple[int, int] | None = None  # seq, t_ns
+        self._waiting: list[_Window] = []
         self._distortion = (
             Distortion(profile.usual, self.settings.distortion) if profile.usual else None
         )
@@ -252,21 +302,61 @@ class SensorCheck:
             t_ns: its time stamp; None if the sensor gives none.
             hz: the rate that the sender states; None if it states none.
         """
+        wrong_rate = self._wrong_rate(seq, t_ns, hz)
         return self.observe(
-            self.profile.inspect(np.asarray(x)[None], self.settings)[0], seq=seq, t_ns=t_ns, hz=hz
+            self.profile.inspect(np.asarray(x)[None], self.settings)[0], seq, wrong_rate
         )
 
-    def observe(
-        self,
-        reading: Reading,
-        *,
-        seq: int = 0,
-        t_ns: int | None = None,
-        hz: float | None = None,
-    ) -> str | None:
+    @classmethod
+    def take(
+        cls,
+        checks: Sequence[SensorCheck],
+        x: ArrayLike,
+        seqs: Sequence[int],
+        t_ns: Sequence[int | None] | None = None,
+        hz: Sequence[float | None] | None = None,
+    ) -> list[list[Seen]]:
+        """Takes N windows x (N, C, T), of any streams with the same profile, in order within each.
+
+        Args:
+            checks: of each window's stream; the rest as for `update`.
+
+        Returns:
+            What each of the checks should then `observe`: nothing while its window waits to be
+            inspected together with the next ones, and later what has waited as well.
+        """
+        seen: list[list[Seen]] = [[] for _ in checks]
+        if not checks:
+            return seen
+        windows = np.asarray(x, np.float32)
+        profile, settings = checks[0].profile, checks[0].settings
+        hurried: set[SensorCheck] = set()
+        came: dict[SensorCheck, list[int]] = {}
+        for i, odd in enumerate(profile.glance(windows, settings)):
+            check = checks[i]
+            wrong_rate = check._wrong_rate(
+                seqs[i], t_ns[i] if t_ns else None, hz[i] if hz else None
+            )
+            # A copy, lest it keep all of the others in memory.
+            check._waiting.append(_Window(windows[i].copy(), seqs[i], wrong_rate))
+            came.setdefault(check, []).append(i)
+            if odd or wrong_rate or check.suspect or len(check._waiting) >= _TOGETHER:
+                hurried.add(check)
+        due = [(check, window) for check in hurried for window in check._waiting]
+        if not due:
+            return seen
+        readings = iter(profile.inspect(np.array([window.x for _, window in due]), settings))
+        for check in hurried:
+            waited, check._waiting = check._waiting, []
+            late = len(waited) - len(came[check])
+            for i, window in zip([came[check][0]] * late + came[check], waited, strict=True):
+                seen[i].append(Seen(next(readings), window.seq, window.wrong_rate))
+        return seen
+
+    def observe(self, reading: Reading, seq: int = 0, wrong_rate: bool = False) -> str | None:
         """As `update`, for a window that `SensorProfile.inspect` has already looked at."""
         bad, channel = reading.fault, reading.channel
-        if self._wrong_rate(seq, t_ns, hz) and bad in (None, CALIBRATION):
+        if wrong_rate and bad in (None, CALIBRATION):
             bad, channel = RATE, None
         distortion = self._distortion
         if distortion is not None and reading.features is not None:

@@ -35,13 +35,13 @@ class Summary:
         """The summaries of windows x (N, C, T), T > 1."""
         windows = np.asarray(x, np.float32)
         length = windows.shape[2]
-        mean = windows.sum(2) / np.float32(length)
+        mean = np.add.reduce(windows, 2) * np.float32(1 / length)
         centred = windows - mean[..., None]
         step = windows[..., 1:] - windows[..., :-1]
         return cls(
             mean,
-            centred @ centred.transpose(0, 2, 1) / np.float32(length),
-            np.einsum("nct,nct->nc", step, step) / np.float32(length - 1),
+            centred @ centred.transpose(0, 2, 1) * np.float32(1 / length),
+            np.einsum("nct,nct->nc", step, step) * np.float32(1 / (length - 1)),
         )
 
     def __getitem__(self, rows: int | slice | NDArray[np.int64]) -> Summary:
@@ -50,7 +50,7 @@ class Summary:
     @property
     def variance(self) -> Floats:
         """Of each channel (..., C)."""
-        variance: Floats = np.einsum("...cc->...c", self.covariance)
+        variance: Floats = self.covariance.diagonal(axis1=-2, axis2=-1)
         return variance
 
     def features(self, floor: Floats) -> Floats:
@@ -62,21 +62,15 @@ class Summary:
         Args:
             floor: variance of each channel below which nothing is worth telling apart (C,).
         """
-        rows, columns = pairs(self.mean.shape[-1])
+        channels = self.mean.shape[-1]
+        rows, columns = pairs(channels)
         variance = self.variance + floor
-        deviation = np.sqrt(variance)
-        correlation = self.covariance[..., rows, columns]
-        correlation = correlation / (deviation[..., rows] * deviation[..., columns])
-        level = np.log(deviation)
-        return np.concatenate(
-            [
-                self.mean,
-                level,
-                np.arctanh(np.clip(correlation, -_CLOSE, _CLOSE)),
-                0.5 * np.log(self.roughness + 0.5 * floor) - level,
-            ],
-            axis=-1,
-        )
+        level = 0.5 * np.log(variance)
+        scale = 1 / np.sqrt(variance)
+        correlation = self.covariance[..., rows, columns] * scale[..., rows] * scale[..., columns]
+        roughness = 0.5 * np.log(self.roughness + 0.5 * floor) - level
+        correlation = np.arctanh(np.minimum(np.maximum(correlation, -_CLOSE), _CLOSE))
+        return np.concatenate([self.mean, level, correlation, roughness], axis=-1)
 
 
 @lru_cache

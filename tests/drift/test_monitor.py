@@ -196,6 +196,43 @@ def test_windows_under_a_sensor_fault_are_not_drift(home: Any) -> None:
     assert monitor.fault(KEY) is None
 
 
+def test_a_drift_that_was_the_sensor_s_is_taken_back(home: Any) -> None:
+    x, rng = signal(CHANGE + 24), np.random.default_rng(6)
+    monitor = DriftMonitor(home, profile=SensorProfile.fit(x, 50))
+    x[CHANGE:, :, 4:12] = x[CHANGE:, :, 4:5]  # a loose cable, which no glance reveals
+    calm, odd = windows(rng, 10), windows(rng, 1, shift=8)
+    feed(monitor, calm)
+    findings = []
+    for i in range(24):
+        findings += monitor.update(
+            KEY,
+            CHANGE + i,
+            x[CHANGE + i],
+            odd.embedding[i],
+            int(odd.y[i]),
+            float(odd.confidence[i]),
+        )
+    (drift,) = {finding.seq for finding in drifts(findings)}
+    (fault,) = [finding for finding in findings if finding.kind == "sensor_fault"]
+    assert drift < fault.seq < CHANGE + 8
+    assert fault.onset_seq == CHANGE
+    assert not monitor.drifted(KEY)
+    assert monitor.context_start(KEY) == 0
+
+
+def test_a_drift_from_before_the_fault_stands(home: Any) -> None:
+    monitor = DriftMonitor(home, profile=SensorProfile.fit(signal(480), 50))
+    (drift,) = drifts(feed(monitor, stream()))
+    x, odd = signal(3), windows(np.random.default_rng(7), 1, 3)
+    x[:, 1] = 0
+    (fault,) = monitor.update_many(
+        [KEY] * 3, range(480, 483), x, odd.embedding, odd.y, odd.confidence
+    )
+    assert (fault.kind, fault.onset_seq) == ("sensor_fault", 480)
+    assert monitor.drifted(KEY)
+    assert monitor.context_start(KEY) == drift.onset_seq
+
+
 def test_the_rate_is_checked_where_it_is_told(home: Any) -> None:
     x = signal(3)
     monitor = DriftMonitor(home, profile=SensorProfile.fit(x, 50))

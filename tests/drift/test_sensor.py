@@ -107,6 +107,34 @@ def test_a_fault_is_over_when_good_windows_persist() -> None:
     assert sensor.channel is None
 
 
+def test_windows_that_look_sound_wait_for_each_other_and_an_odd_one_for_none() -> None:
+    profile = SensorProfile.fit(life(200), HZ)
+    one, other = SensorCheck(profile), SensorCheck(profile)
+    x = life(5, seed=1)
+    assert SensorCheck.take([one, other, one], x[:3], [0, 7, 1]) == [[], [], []]
+    flat(x[3])
+    first, last = SensorCheck.take([one, one], x[3:], [2, 3])
+    assert [seen.seq for seen in (*first, *last)] == [0, 1, 2, 3]
+    assert [seen.reading.fault for seen in first] == [None, None, "flat_line"]
+    assert [seen.seq for seen in last] == [3]
+    for seen in first:
+        one.observe(*seen)
+    assert one.suspect
+    assert not other.suspect
+    assert len(SensorCheck.take([one], life(1), [4])[0]) == 1, "whoever is suspect is inspected"
+
+
+@pytest.mark.parametrize("together", [1, 7, 30])
+def test_no_window_is_left_out_however_they_come(together: int) -> None:
+    sensor, seen = check(), []
+    for start in range(0, 30, together):
+        seqs = range(start, min(start + together, 30))
+        for one in SensorCheck.take([sensor] * len(seqs), life(len(seqs), seed=start), seqs):
+            seen += [window.seq for window in one]
+    assert seen == list(range(len(seen)))
+    assert len(seen) + 6 > 30
+
+
 @pytest.mark.parametrize(("hz", "fault"), [(50.0, None), (49.0, None), (100.0, "rate")])
 def test_stated_rate(hz: float, fault: str | None) -> None:
     sensor = check(persistence=1)
