@@ -559,10 +559,15 @@ class Distortion:
         return mean
 
 
+@lru_cache
+def _prices(names: tuple[str, ...]) -> NDArray[np.float32]:
+    return np.array([_PRICE[name] for name in names], np.float32)
+
+
 def _better(best: Verdict, maps: Maps, misfits: Floats) -> Verdict:
-    fitted = np.array([_PRICE[name] for name in maps.name])
-    index = int((misfits + fitted).argmin())
-    misfit = float(misfits[index] + fitted[index])
+    total = misfits + _prices(maps.name)
+    index = int(total.argmin())
+    misfit = float(total[index])
     if misfit >= best.misfit:
         return best
     name, channel = maps.name[index], maps.channel[index]

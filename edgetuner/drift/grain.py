@@ -69,7 +69,7 @@ class Grain:
         often as one window's may."""
         first = x[:, 0]
         repeats = np.count_nonzero(first[:, 1:] == first[:, :-1])
-        return repeats > self._limit * (x.shape[2] - 1)
+        return bool(repeats > self._limit * (x.shape[2] - 1))
 
     @property
     def _limit(self) -> float:
@@ -112,7 +112,7 @@ def held_share(x: NDArray[np.float32]) -> Floats:
 
 def is_coarse(channel: NDArray[np.float32]) -> bool:
     """Whether a channel (T,) takes so few values that it repeats itself by chance."""
-    return len(np.unique(channel)) <= _FEW
+    return len(set(channel.tolist())) <= _FEW
 
 
 def extreme_share(x: NDArray[np.float32], *extremes: Floats) -> Floats:
