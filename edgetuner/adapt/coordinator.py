@@ -216,8 +216,7 @@ class Coordinator:
     async def run(self) -> None:
         """Considers the situation whenever it has changed, until cancelled."""
         while True:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _TICK_S)
+            await self._news()
             self._wake.clear()
             try:
                 await self.consider()
@@ -227,6 +226,18 @@ class Coordinator:
                 self._trouble(error)
             else:
                 self._problem = None
+
+    async def _news(self) -> None:
+        """Waits until something has changed, or for a tick.
+
+        Not by `wait_for`: before Python 3.12 it forgets a cancellation that comes along with news,
+        and the service would never end.
+        """
+        waking = asyncio.ensure_future(self._wake.wait())
+        try:
+            await asyncio.wait([waking], timeout=_TICK_S)
+        finally:
+            waking.cancel()
 
     async def consider(self) -> None:
         """One look at the situation, and the step that it calls for."""

@@ -791,3 +791,16 @@ def test_without_enough_labels_it_trains_on_its_guesses_and_labels_only_judge(
         assert stage.events()[-1] == "rollback", "and taken back as ever"
 
     play(scene, adapt={"self_train": True})
+
+
+def test_news_in_the_moment_of_its_end_do_not_keep_it_running(play: Callable[..., None]) -> None:
+    async def scene(stage: Stage) -> None:
+        running = asyncio.create_task(stage.coordinator.run())
+        while not stage.coordinator._wake._waiters:  # type: ignore[attr-defined]
+            await asyncio.sleep(0)
+        stage.coordinator.on_labels()
+        running.cancel()
+        done, _ = await asyncio.wait([running], timeout=PATIENCE_S)
+        assert done and running.cancelled()
+
+    play(scene)
