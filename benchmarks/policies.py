@@ -227,16 +227,18 @@ class Never(Peer):
 class Periodic(Peer):
     """Full fine-tuning on the newest labelled windows, every so many windows."""
 
-    def consider(self, now: int) -> None:
-        if now % PERIOD < self._step(now) and now >= PERIOD and self._coming is None:
-            start = max(0, now - _NEWEST)
-            rows = self._labelled(start)
-            if rows:
-                self._full(now, rows, start)
+    def __init__(self, stream: Stream, version: ModelVersion, folder: Path, rate: float) -> None:
+        super().__init__(stream, version, folder, rate)
+        self._next = PERIOD
 
-    def _step(self, now: int) -> int:
-        before, self._before = getattr(self, "_before", 0), now
-        return now - before
+    def consider(self, now: int) -> None:
+        if now < self._next or self._coming is not None:
+            return
+        self._next += PERIOD
+        start = max(0, now - _NEWEST)
+        rows = self._labelled(start)
+        if rows:
+            self._full(now, rows, start)
 
 
 class FullOnDrift(Peer):
