@@ -52,6 +52,8 @@ _CALM = 100  # windows of a new context, before its statistics are taken
 _SETTINGS: dict[str, Any] = {
     "telemetry": {"sources": ("jtop", "sysfs")},
     "registry": {"keep": 50},
+    # the same chip for every policy, and room for a build of torch that is larger than a Jetson's
+    "adapt": {"device": "cpu", "memory_budget_mb": 6000},
 }
 
 Ints = NDArray[np.int64]

@@ -90,6 +90,7 @@ class Coordinator:
         self._busy = asyncio.Lock()  # one transition at a time: adaptation, review, operator
         self._drifted: dict[StreamKey, str] = {}
         self._alarms: dict[StreamKey, int] = {}  # the window at which each drift was found
+        self._onsets: dict[StreamKey, int] = {}  # the one at which it probably began
         self._faults = Faults()
         self._requested: str | None = None
         self._training: asyncio.Task[dict[str, Any]] | None = None
@@ -122,6 +123,14 @@ class Coordinator:
             if finding.kind == "drift" and self._config().drift.enabled:
                 self._drifted[finding.key] = f"{finding.detector} drift in {'/'.join(finding.key)}"
                 self._alarms[finding.key] = finding.seq
+                self._onsets[finding.key] = finding.onset_seq
+                self._wake.set()
+            elif (
+                finding.kind == "sensor_fault"
+                and finding.key in self._drifted
+                and finding.onset_seq <= self._onsets[finding.key]
+            ):  # the sensor was what drifted
+                del self._drifted[finding.key]
                 self._wake.set()
 
     def on_predictions(self, count: int) -> None:

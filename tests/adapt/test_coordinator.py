@@ -307,6 +307,19 @@ def test_windows_of_a_faulty_sensor_are_not_trained_on(play: Callable[..., None]
     play(scene)
 
 
+def test_a_sensor_that_broke_before_the_drift_is_what_drifted(play: Callable[..., None]) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.see(36)
+        stage.coordinator.on_findings([Finding("drift", "embedding", KEY, 30, 21, 9.0, 1.0)])
+        assert "drifted" in stage.coordinator.describe()
+        stage.coordinator.on_findings([Finding("sensor_fault", "gain", KEY, 32, 20)])
+        assert "drifted" not in stage.coordinator.describe()
+        await stage.coordinator.consider()
+        assert not stage.trainings
+
+    play(scene)
+
+
 def test_a_failure_is_told_and_waited_for_twice_as_long_each_time(
     play: Callable[..., None],
 ) -> None:
