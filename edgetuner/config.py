@@ -207,6 +207,14 @@ class AdaptConfig(_Section):
         default=40, ge=2, description="labelled windows of the present context needed"
     )
     min_classes: int = Field(default=2, ge=2, description="classes among them")
+    min_class_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="share of the model's classes among them: people do one thing for minutes, and "
+        "what is trained on a few things forgets how the others look, which no gate on these few "
+        "can see",
+    )
     self_train: bool = Field(
         default=False,
         description="where there are fewer labels than min_labels, train on windows of whose class "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 from edgetuner.config import Config
 from edgetuner.telemetry import Sample
@@ -17,6 +18,7 @@ class Situation:
     Attributes:
         labels: labelled windows of the present context.
         classes: different labels among them.
+        known: classes of the model.
         faults: streams whose sensor is faulty now, as client/stream.
         board: the latest reading, or None.
         spent_j: joules that training used in the last 24 hours.
@@ -25,6 +27,7 @@ class Situation:
 
     labels: int
     classes: int
+    known: int
     faults: list[str]
     board: Sample | None
     spent_j: float
@@ -54,8 +57,9 @@ def refusal(situation: Situation, config: Config) -> str | None:
         needed = min(needed, config.gate.min_windows)
     if situation.labels < needed:
         return f"{situation.labels} labelled windows in this context, {needed} are needed"
-    if situation.classes < adapt.min_classes:
-        return f"labels of {situation.classes} classes, {adapt.min_classes} are needed"
+    classes = max(adapt.min_classes, ceil(adapt.min_class_share * situation.known))
+    if situation.classes < classes:
+        return f"labels of {situation.classes} classes, {classes} are needed"
     board = situation.board
     if board is not None and board.memory_available_bytes is not None:
         free, needed = (

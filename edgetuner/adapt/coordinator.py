@@ -386,6 +386,7 @@ class Coordinator:
         return Situation(
             labels=labels,
             classes=classes,
+            known=len(self._pipeline.version.classes),
             faults=[name for name in self._faults.standing() if name in self._drifted_names()],
             board=self.board,
             spent_j=sum(j for t, j in self._spent_j if t > day_ago),

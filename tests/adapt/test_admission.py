@@ -28,7 +28,7 @@ BOARD = Sample(
     memory_available_bytes=1200 * _MB,
     temperature_c={"cpu": 80.0, "gpu": 40.0},
 )
-GOOD = Situation(labels=40, classes=3, faults=[], board=BOARD, spent_j=499.0, wait_s=0.0)
+GOOD = Situation(labels=40, classes=3, known=4, faults=[], board=BOARD, spent_j=499.0, wait_s=0.0)
 
 
 def test_what_is_just_enough_is_admitted() -> None:
