@@ -2,7 +2,14 @@
 
 import pytest
 
-from benchmarks.stream_outcome import areas, false_alarm_ratios, page, picture, summary
+pytest.importorskip("matplotlib")
+from benchmarks.stream_outcome import (  # noqa: E402
+    areas,
+    false_alarm_ratios,
+    page,
+    picture,
+    summary,
+)
 
 
 def alarms(counts, windows=1000, asked=100.0, **known):
