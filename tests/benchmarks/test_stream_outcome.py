@@ -3,7 +3,7 @@
 import pytest
 
 pytest.importorskip("matplotlib")
-from benchmarks.stream_outcome import (  # noqa: E402
+from benchmarks.stream_outcome import (
     areas,
     false_alarm_ratios,
     page,
