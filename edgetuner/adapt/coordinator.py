@@ -131,6 +131,8 @@ class Coordinator:
                 and finding.onset_seq <= self._onsets[finding.key]
             ):  # the sensor was what drifted
                 del self._drifted[finding.key]
+                if not self._drifted and self.state == "drifted":
+                    self.state, self.deferred = "watching", None  # nothing waits any more
                 self._wake.set()
 
     def on_predictions(self, count: int) -> None:
