@@ -33,15 +33,14 @@ from edgetuner.metrics import macro_f1
 RESULTS = Path(__file__).parent / "results"
 VALIDATION = 0.3  # of what is learned from, its last part in time
 _SHARES = (85, 95, 100)  # per cent of full fine-tuning's final F1
-_ALL = (3, 5, 10, 20, None)
-# Label budgets and seeds by backbone, for two cores and about an hour. Rather many shifts and
-# budgets once than few of them often; --budgets and --seeds ask for more.
-SUITE: dict[str, tuple[tuple[int | None, ...], int]] = {
-    "mobilenet_v2": ((5, None), 1),
-    "t_resnet": ((3, 5, 20, None), 1),
-    "small_cnn": (_ALL, 1),
+# Label budgets by backbone, of which one seed takes about an hour on two cores: rather many shifts
+# and budgets once than few of them often; --seeds asks for more.
+SUITE: dict[str, tuple[int | None, ...]] = {
+    "mobilenet_v2": (5, None),
+    "t_resnet": (3, 5, 20, None),
+    "small_cnn": (3, 5, 10, 20, None),
 }
-QUICK: dict[str, tuple[tuple[int | None, ...], int]] = {"small_cnn": ((5, None), 1)}
+QUICK: dict[str, tuple[int | None, ...]] = {"small_cnn": (5, None)}
 
 
 Rates = dict[tuple[str, str], dict[str, float]]  # by backbone and data set, then by method
@@ -53,7 +52,7 @@ class Plan:
 
     Attributes:
         budgets: labels a class; None for all.
-        seeds: of every random draw; each takes the next stranger as its target.
+        seed: of every random draw; each takes the next stranger as its target.
         rates: learning rate by method, for those that have one.
         classes: how many of them a person has shown, drawn by the seed; the test has all.
     """
@@ -61,40 +60,38 @@ class Plan:
     shift: Shift
     backbone: str
     budgets: tuple[int | None, ...]
-    seeds: int
+    seed: int
     methods: tuple[str, ...]
     rates: dict[str, float]
     classes: int | None = None
 
 
 def run(plan: Plan) -> list[Row]:
-    """A row for each method, budget and seed; methods take turns within a seed."""
+    """A row for each method and budget; methods take turns."""
     _quietly()
     rows = []
-    for seed in range(plan.seeds):
-        at = _seen(case(plan.shift, plan.backbone, _stranger(plan.shift, seed)), plan, seed)
-        before = _f1(at, at.test.x, at.test.y), _f1(at, at.home.x, at.home.y)
-        for budget in plan.budgets:
-            labelled = at.labelled(budget, seed)
-            curves = {
-                name: LEARNERS[name][0](at, labelled, seed, plan.rates.get(name))
-                for name in plan.methods
-            }
-            goal = curves[FULL].f1 if FULL in curves else None
-            known = {
-                "dataset": plan.shift.dataset,
-                "shift": plan.shift.name,
-                "backbone": plan.backbone,
-                "stranger": _stranger(plan.shift, seed),
-                "seed": seed,
-                "labels_per_class": budget,
-                "classes": plan.classes,
-                "f1_zero_shot": before[0],
-                "f1_source_before": before[1],
-            }
-            rows += [
-                known | {"method": name} | _outcome(curve, goal) for name, curve in curves.items()
-            ]
+    seed, stranger = plan.seed, _stranger(plan.shift, plan.seed)
+    at = _seen(case(plan.shift, plan.backbone, stranger), plan, seed)
+    before = _f1(at, at.test.x, at.test.y), _f1(at, at.home.x, at.home.y)
+    for budget in plan.budgets:
+        labelled = at.labelled(budget, seed)
+        curves = {
+            name: LEARNERS[name][0](at, labelled, seed, plan.rates.get(name))
+            for name in plan.methods
+        }
+        goal = curves[FULL].f1 if FULL in curves else None
+        known = {
+            "dataset": plan.shift.dataset,
+            "shift": plan.shift.name,
+            "backbone": plan.backbone,
+            "stranger": stranger,
+            "seed": seed,
+            "labels_per_class": budget,
+            "classes": plan.classes,
+            "f1_zero_shot": before[0],
+            "f1_source_before": before[1],
+        }
+        rows += [known | {"method": name} | _outcome(curve, goal) for name, curve in curves.items()]
     return rows
 
 
@@ -150,7 +147,7 @@ def _f1(at: Case, x: Any, y: Any) -> float:
 
 
 def plans(options: argparse.Namespace) -> list[Plan]:
-    """What the options ask for, the slowest first, without learning rates."""
+    """What the options ask for, seed after seed, the slowest first, without learning rates."""
     if options.data:
         shifts: tuple[Shift, ...] = (
             Shift(
@@ -167,12 +164,13 @@ def plans(options: argparse.Namespace) -> list[Plan]:
         Plan(
             shift,
             backbone,
-            options.budgets or suite.get(backbone, SUITE[backbone])[0],
-            options.seeds or suite.get(backbone, SUITE[backbone])[1],
+            options.budgets or suite.get(backbone, SUITE[backbone]),
+            seed,
             options.methods,
             {},
             options.classes,
         )
+        for seed in range(options.seeds)
         for backbone in options.backbones or suite
         for shift in shifts
     ]
@@ -184,11 +182,11 @@ def main() -> None:
     if options.quick:
         options.datasets = ("seglearn",)
     rows, rates = _before(options.json) if options.resume else ([], {})
-    done = {(row["backbone"], row["dataset"], row["shift"]) for row in rows}
+    done = {(row["backbone"], row["dataset"], row["shift"], row["seed"]) for row in rows}
     asked = [
         plan
         for plan in plans(options)
-        if (plan.backbone, plan.shift.dataset, plan.shift.name) not in done
+        if (plan.backbone, plan.shift.dataset, plan.shift.name, plan.seed) not in done
     ]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.workers, mp_context=spawn) as pool:
@@ -201,7 +199,10 @@ def main() -> None:
         asked = [replace(p, rates=rates[p.backbone, p.shift.dataset]) for p in asked]
         for plan, found in zip(asked, pool.map(run, asked), strict=True):
             rows += found
-            print(f"{plan.backbone}, {plan.shift.dataset}: {plan.shift.name}", flush=True)
+            print(
+                f"{plan.backbone}, {plan.shift.dataset}: {plan.shift.name}, seed {plan.seed}",
+                flush=True,
+            )
             if options.json:
                 _write(options.json, rows, rates)
     print(table(rows))
@@ -234,11 +235,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--backbones", type=_names)
     parser.add_argument("--methods", type=_names, default=tuple(LEARNERS))
     parser.add_argument("--budgets", type=_budgets, help="labels a class, such as 5,20,all")
-    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 on")
     parser.add_argument("--classes", type=int, help="how many classes the target has shown so far")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument(
-        "--resume", action="store_true", help="go on with what --json holds, shift by shift"
+        "--resume",
+        action="store_true",
+        help="go on with what --json holds: shifts and seeds that are missing",
     )
     parser.add_argument(
         "--json", type=Path, help="where rows and summary go, with a table and a picture beside"

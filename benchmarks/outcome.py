@@ -125,8 +125,11 @@ def page(rows: Sequence[Row]) -> str:
         return ", ".join(dict.fromkeys(str(row[key]) for row in rows))
 
     shifts = len({(row["dataset"], row["shift"]) for row in rows})
-    settings = len({_setting(row) for row in rows})
-    seeds = len({row["seed"] for row in rows})
+    seeds: dict[tuple[Any, ...], set[int]] = {}
+    for row in rows:
+        seeds.setdefault(_setting(row), set()).add(row["seed"])
+    fewest, most = min(map(len, seeds.values())), max(map(len, seeds.values()))
+    each = f"{fewest} to {most} seeds" if fewest < most else f"{most} seed{'s' * (most > 1)}"
     return "\n".join(
         [
             "# How well every method adapts, and how soon",
@@ -134,8 +137,8 @@ def page(rows: Sequence[Row]) -> str:
             "Made by `.venv/bin/python -m benchmarks.accuracy`; do not edit.",
             "",
             f"{shifts} shifts of {distinct('dataset')}; backbones {distinct('backbone')}; "
-            f"{settings} settings of shift, backbone and label budget, {seeds} seed(s) each; one "
-            "thread a run, two runs side by side. Splits are by time and by person.",
+            f"{len(seeds)} settings of shift, backbone and label budget, {each} each; one "
+            "thread a run, a run for each core side by side. Splits are by time and by person.",
             "",
             _CONDITIONS,
             "",
