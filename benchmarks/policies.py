@@ -33,11 +33,12 @@ from edgetuner.config import Config
 from edgetuner.drift import DriftMonitor, Reference, calibrate
 from edgetuner.drift.monitor import Finding
 from edgetuner.errors import DriftError
-from edgetuner.inference import LiveModel, ModelVersion, Outputs
+from edgetuner.inference import ModelVersion, Outputs
 from edgetuner.models import embed
 from edgetuner.peft.statistics import reestimate
 from edgetuner.pipeline import Pipeline, watch_with
 from edgetuner.registry import Registry
+from edgetuner.serving import Answer, Serving
 from edgetuner.store import Entry, LabelEntry, Store, Window
 from edgetuner.telemetry import open_telemetry
 
@@ -57,7 +58,7 @@ _SETTINGS: dict[str, Any] = {
 }
 
 Ints = NDArray[np.int64]
-Predict = Callable[[NDArray[np.float32]], Outputs]
+Predict = Callable[[NDArray[np.float32]], Outputs | Answer]
 
 
 @dataclass
@@ -324,7 +325,7 @@ class EdgeTuner(Policy):
             classes=manifest.classes,
             durability="memory",
         )
-        self._pipeline = Pipeline(store, LiveModel(version), watch_with(config, version))
+        self._pipeline = Pipeline(store, Serving(version), watch_with(config, version))
         self._telemetry = open_telemetry(config.telemetry.sources, config.telemetry.interval_s)
         self._now = 0
         self._coordinator = Coordinator(
@@ -337,7 +338,7 @@ class EdgeTuner(Policy):
             clock=lambda: self._now * stream.hop_s,
             train=self._train,
         )
-        self._live = version
+        self._serving = self._pipeline.serving
         self._task: asyncio.Task[None] | None = None
         self._going_by: asyncio.Future[None] | None = None  # ends when more windows have come
         self._stands = asyncio.Event()  # training is done, and waits for windows to go by
@@ -376,10 +377,10 @@ class EdgeTuner(Policy):
         if self._task.done():
             self._task.result()
             self._task = None
-        live = self._pipeline.version
-        if live.id != self._live.id:
-            self.log.swaps.append((now, self._live.predict, live.predict))
-            self._live = live
+        serving, before = self._pipeline.serving, self._serving
+        if serving.version.id != before.version.id:
+            self.log.swaps.append((now, before.predict, serving.predict))
+        self._serving = serving
 
     async def close(self) -> None:
         if self._task is not None:

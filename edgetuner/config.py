@@ -227,6 +227,12 @@ class AdaptConfig(_Section):
         "contradict it where windows look as they did at home, unless an operator asks for it by "
         "edgetuner adapt --trust-labels",
     )
+    beside: bool = Field(
+        default=True,
+        description="let the version before answer beside a new one, each as far as labels speak "
+        "for it: it knows the activities that the new one has not seen yet. Predictions take twice "
+        "the time",
+    )
     reuse: int = Field(
         default=3,
         ge=0,

@@ -1,4 +1,4 @@
-"""Model versions that can predict, and the one reference to the version that is live."""
+"""Model versions that can predict."""
 
 from __future__ import annotations
 
@@ -40,6 +40,12 @@ class Outputs:
     confidence: NDArray[np.float32]
     logits: NDArray[np.float32]
     embeddings: NDArray[np.float32]
+
+    def probabilities(self) -> NDArray[np.float64]:
+        """Softmax of the logits, (N, K)."""
+        raised = np.exp(self.logits.astype(np.float64) - self.logits.max(axis=1, keepdims=True))
+        shares: NDArray[np.float64] = raised / raised.sum(axis=1, keepdims=True)
+        return shares
 
 
 class ModelVersion:
@@ -132,25 +138,6 @@ class ModelVersion:
                 field=self.id,
                 remedy="restore the bundle from its source, or roll back",
             )
-
-
-class LiveModel:
-    """The version that answers at present. A batch reads the reference once and keeps what it
-    read.
-    """
-
-    def __init__(self, version: ModelVersion) -> None:
-        self._version = version
-
-    @property
-    def version(self) -> ModelVersion:
-        """The live version."""
-        return self._version
-
-    def swap(self, version: ModelVersion) -> ModelVersion:
-        """Makes `version` the live one, by one assignment, and returns the one before."""
-        previous, self._version = self._version, version
-        return previous
 
 
 def limit_threads(threads: int) -> None:

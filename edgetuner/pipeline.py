@@ -1,8 +1,8 @@
 """Store, predict, watch: the way of a window, shared by the service and by replay.
 
 Storing and predicting live on a thread each, so that the event loop is never held up and neither
-waits for the other. SQLite is touched by the first thread alone; the live model and the drift
-monitor by the second, which is why a swap between two batches needs no lock.
+waits for the other. SQLite is touched by the first thread alone; who answers and the drift monitor
+by the second, which is why a swap between two batches needs no lock.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgetuner.config import Config
 from edgetuner.drift.monitor import DriftMonitor, Finding, MonitorSettings
-from edgetuner.inference import LiveModel, ModelVersion
+from edgetuner.inference import ModelVersion
+from edgetuner.serving import Serving
 from edgetuner.store import Context, LabelEntry, LabelReceipt, Prediction, Store, Window
 
 _T = TypeVar("_T")
 StreamKey = tuple[str, str]
+Told = tuple[LabelEntry, LabelReceipt]
+_TURN = 16  # labelled windows that are predicted anew between two live batches
 _SLICE = 64  # windows read while nothing else can be committed: some milliseconds
 
 
@@ -42,13 +46,13 @@ class Pipeline:
 
     Args:
         store: its thread is this object's from now on.
-        live: the live model.
+        serving: who answers.
         monitor: drift detectors of every stream.
     """
 
-    def __init__(self, store: Store, live: LiveModel, monitor: DriftMonitor) -> None:
+    def __init__(self, store: Store, serving: Serving, monitor: DriftMonitor) -> None:
         self._store = store
-        self._live = live
+        self._serving = serving
         self._monitor = monitor
         self._store_thread = ThreadPoolExecutor(1, "store")
         self._model_thread = ThreadPoolExecutor(1, "model")
@@ -56,7 +60,12 @@ class Pipeline:
     @property
     def version(self) -> ModelVersion:
         """The live version."""
-        return self._live.version
+        return self._serving.version
+
+    @property
+    def serving(self) -> Serving:
+        """Who answers at present: the live version, and perhaps another one beside it."""
+        return self._serving
 
     async def stored(self, work: Callable[[Store], _T]) -> _T:
         """Does `work` with the store, after everything asked for before it."""
@@ -83,7 +92,7 @@ class Pipeline:
     async def label(
         self, entries: Sequence[LabelEntry]
     ) -> tuple[list[LabelReceipt], list[Finding]]:
-        """Stores labels that came after their windows, and watches whether the live version errs.
+        """Stores labels that came after their windows, and hears what they say of those who answer.
 
         A label given a second time, or to a window of another version, is no further evidence.
 
@@ -92,22 +101,44 @@ class Pipeline:
         """
         receipts = await self.stored(lambda store: store.add_labels(entries))
         told = [
-            (entry, receipt.predicted, receipt.version)
+            (entry, receipt)
             for entry, receipt in zip(entries, receipts, strict=True)
             if receipt.outcome == "stored" and receipt.predicted is not None
         ]
-        if not told:
-            return receipts, []
-        return receipts, await self.modelled(lambda: self._watch_labels(told))
-
-    def _watch_labels(
-        self, told: Sequence[tuple[LabelEntry, int | None, str | None]]
-    ) -> list[Finding]:
+        if self._serving.beside is None:
+            return receipts, await self.modelled(lambda: self._watch_labels(told))
         findings: list[Finding] = []
-        for entry, predicted, version in told:
-            if version == self._live.version.id and predicted is not None:
+        for start in range(0, len(told), _TURN):
+            some = told[start : start + _TURN]
+            rows = [receipt.row for _, receipt in some if receipt.row is not None]
+            x, held = await self.stored(lambda store, rows=rows: store.samples(rows))  # type: ignore[misc]
+            findings += await self.modelled(
+                lambda some=some, x=x, held=held: self._weigh(some, x, held)  # type: ignore[misc]
+            )
+        return receipts, findings
+
+    def _weigh(
+        self, told: Sequence[Told], x: NDArray[np.float32], held: NDArray[np.bool_]
+    ) -> list[Finding]:
+        """Lets labels of windows x weigh those who answer, and watches the live one."""
+        live = self._serving.version.id
+        mine = held & np.array([receipt.version == live for _, receipt in told], bool)
+        if not mine.any():
+            return []
+        own = [one for one, is_own in zip(told, mine, strict=True) if is_own]
+        y = np.array([entry.label for entry, _ in own], np.int64)
+        self._serving, out = self._serving.told(x[mine], y)
+        alone = zip(own, out.predicted.tolist(), strict=True)
+        return self._watch_labels(
+            [(entry, replace(receipt, predicted=k)) for (entry, receipt), k in alone]
+        )
+
+    def _watch_labels(self, told: Sequence[Told]) -> list[Finding]:
+        findings: list[Finding] = []
+        for entry, receipt in told:
+            if receipt.version == self._serving.version.id and receipt.predicted is not None:
                 key = (entry.client, entry.stream)
-                findings += self._monitor.label(key, entry.seq, entry.label, predicted)
+                findings += self._monitor.label(key, entry.seq, entry.label, receipt.predicted)
         return findings
 
     async def record(self, predicted: Sequence[Predicted]) -> list[Predicted]:
@@ -165,11 +196,11 @@ class Pipeline:
         newest = {(p.window.client, p.window.stream): p.window.seq for p in predicted}
         await self.stored(lambda store: store.mark_published(newest))
 
-    async def swap(self, version: ModelVersion) -> ModelVersion:
-        """Makes `version` live between two batches, with its own drift reference; returns the old
-        one.
+    async def swap(self, serving: Serving) -> Serving:
+        """Lets others answer from the next batch on, watched by the drift reference of their live
+        version; returns who answered before.
         """
-        return await self.modelled(lambda: self._swap(version))
+        return await self.modelled(lambda: self._swap(serving))
 
     async def watched(self, work: Callable[[DriftMonitor], _T]) -> _T:
         """Does `work` with the drift monitor, between two batches."""
@@ -190,9 +221,9 @@ class Pipeline:
     def _predict_and_watch(
         self, windows: Sequence[Window]
     ) -> tuple[list[Predicted], list[Finding]]:
-        version = self._live.version
+        serving = self._serving
         x = np.stack([window.x for window in windows])
-        out = version.predict(x)
+        answer, out = serving.answer(x)
         findings = self._monitor.update_many(
             [(window.client, window.stream) for window in windows],
             [window.seq for window in windows],
@@ -202,16 +233,20 @@ class Pipeline:
             out.confidence,
             labels=[window.label for window in windows],
         )
+        known = [i for i, window in enumerate(windows) if window.label is not None]
+        if known and serving.beside is not None:
+            labels = np.array([windows[i].label for i in known], np.int64)
+            self._serving, _ = serving.told(x[known], labels)
         return [
-            Predicted(window, int(label), float(confidence), version.id)
+            Predicted(window, int(label), float(confidence), serving.version.id)
             for window, label, confidence in zip(
-                windows, out.predicted, out.confidence, strict=True
+                windows, answer.predicted, answer.confidence, strict=True
             )
         ], findings
 
-    def _swap(self, version: ModelVersion) -> ModelVersion:
-        previous = self._live.swap(version)
-        self._monitor.swap(version.reference)
+    def _swap(self, serving: Serving) -> Serving:
+        previous, self._serving = self._serving, serving
+        self._monitor.swap(serving.version.reference)
         return previous
 
 

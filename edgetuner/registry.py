@@ -1,7 +1,7 @@
 """Model versions on disk, and which of them is champion, candidate and previous.
 
     models/versions/ID/     a bundle each
-    models/aliases.json     {"champion": ID, "candidate": ID or null, "previous": ID or null}
+    models/aliases.json     {"champion": ID, "candidate": ..., "previous": ..., "beside": ...}
     models/history.jsonl    what was done to which version, when and why
 
 An alias moves by an atomic rename, so a loss of power leaves the old or the new state, never half
@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Aliases:
     champion: str | None = None
     candidate: str | None = None
     previous: str | None = None
+    beside: str | None = None  # answers beside the champion
 
 
 class Registry:
@@ -134,16 +135,22 @@ class Registry:
 
     def begin_probation(self, version: str, reason: str) -> None:
         """The candidate goes live."""
-        aliases = Aliases(self.aliases.champion, version, self.aliases.previous)
+        aliases = replace(self.aliases, candidate=version)
         self._move(aliases, "swapped in", version, reason)
 
-    def promote(self, version: str, reason: str) -> None:
-        """`version` becomes champion; the champion becomes previous."""
+    def promote(self, version: str, reason: str, *, beside: str | None = None) -> None:
+        """`version` becomes champion; the champion becomes previous.
+
+        Args:
+            beside: a version that goes on answering beside it.
+        """
         self.path(version)
         if version == self.aliases.champion:
-            self._move(Aliases(version, None, self.aliases.previous), "kept", version, reason)
+            aliases = Aliases(version, None, self.aliases.previous, beside)
+            self._move(aliases, "kept", version, reason)
             return
-        self._move(Aliases(version, None, self.aliases.champion), "promoted", version, reason)
+        aliases = Aliases(version, None, self.aliases.champion, beside)
+        self._move(aliases, "promoted", version, reason)
 
     def end_probation(self, reason: str, *, interrupted: bool = False) -> None:
         """The candidate is taken back; the champion stays what it is.
@@ -153,7 +160,7 @@ class Registry:
         """
         candidate = self.aliases.candidate
         if candidate is not None:
-            aliases = Aliases(self.aliases.champion, None, self.aliases.previous)
+            aliases = replace(self.aliases, candidate=None)
             action = "interrupted" if interrupted else "rolled back"
             self._move(aliases, action, candidate, reason)
 
@@ -257,7 +264,7 @@ class Registry:
 
 
 _PROVES = ("installed", "promoted", "kept")
-_ALIASES = ("champion", "candidate", "previous")
+_ALIASES = ("champion", "candidate", "previous", "beside")
 
 
 def _sync(path: Path) -> None:

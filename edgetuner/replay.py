@@ -21,10 +21,11 @@ from edgetuner.config import Config
 from edgetuner.data import WindowSet
 from edgetuner.drift.monitor import Finding
 from edgetuner.errors import ConfigError, DataError
-from edgetuner.inference import LiveModel, ModelVersion, choose_device, limit_threads
+from edgetuner.inference import ModelVersion, choose_device, limit_threads
 from edgetuner.metrics import macro_f1
 from edgetuner.pipeline import Pipeline, Predicted, describe_finding, watch_with
 from edgetuner.registry import Registry
+from edgetuner.serving import Serving
 from edgetuner.simulate import Script, in_bouts, spacing
 from edgetuner.store import Entry, LabelEntry, Store
 from edgetuner.telemetry import open_telemetry
@@ -134,7 +135,7 @@ class _Player:
             durability="memory",
             max_bytes=config.store.max_mb * 1024 * 1024,
         )
-        self._pipeline = Pipeline(store, LiveModel(version), watch_with(config, version))
+        self._pipeline = Pipeline(store, Serving(version), watch_with(config, version))
         self._telemetry = open_telemetry(config.telemetry.sources, config.telemetry.interval_s)
         self._on_event = on_event
         self._seq = 0

@@ -20,7 +20,7 @@ from edgetuner.config import Config, fixed_changes, load_config
 from edgetuner.control import Control, Demand, Method, Nothing, Which, Why
 from edgetuner.drift.monitor import Finding
 from edgetuner.errors import ConfigError, EdgetunerError, StoreError
-from edgetuner.inference import LiveModel, ModelVersion, choose_device, limit_threads
+from edgetuner.inference import ModelVersion, choose_device, limit_threads
 from edgetuner.ingest import Ingest, prediction_header
 from edgetuner.log import Log
 from edgetuner.notify import Notify
@@ -29,6 +29,7 @@ from edgetuner.predictor import Predictor
 from edgetuner.protocol import MAGIC
 from edgetuner.publisher import Publisher
 from edgetuner.registry import Registry
+from edgetuner.serving import Serving
 from edgetuner.store import Store
 from edgetuner.telemetry import open_telemetry
 from edgetuner.transport import ROUTER, SUB, XPUB, Sockets, load_key_pair
@@ -99,9 +100,8 @@ class Service:
             allow_factories=config.inference.allow_factories,
             drift=config.drift,
         )
-        self._pipeline = Pipeline(
-            _store(config, version), LiveModel(version), watch_with(config, version)
-        )
+        serving = Serving(version, self._beside())
+        self._pipeline = Pipeline(_store(config, version), serving, watch_with(config, version))
         stack.push_async_callback(self._pipeline.close)
         self._assemble()
 
@@ -119,6 +119,21 @@ class Service:
         self._publisher = Publisher(
             bind(XPUB, addresses.status, field="sockets.status"), self._boot_id
         )
+
+    def _beside(self) -> ModelVersion | None:
+        """The version that answers beside the champion; one that is damaged holds up nothing."""
+        beside = self._registry.aliases.beside
+        if beside is None or not self.config.adapt.beside:
+            return None
+        try:
+            return ModelVersion.load(
+                self._registry.path(beside),
+                device=self._device,
+                allow_factories=self.config.inference.allow_factories,
+            )
+        except EdgetunerError as error:
+            self._log.event("event.trouble", {"error": error.to_wire()})
+            return None
 
     def _champion(self) -> Path:
         """The folder of the version to come up with: the last proven one, or the configured
@@ -301,7 +316,7 @@ class Service:
                 **store,
             },
             "model": {
-                "live": version.id,
+                **_describe_serving(self._pipeline.serving),
                 **asdict(self._registry.aliases),
                 "metrics": version.manifest.metrics,
             },
@@ -374,6 +389,13 @@ def _store(config: Config, version: ModelVersion) -> Store:
         max_bytes=config.store.max_mb * 1024 * 1024,
         max_streams=config.ingest.max_streams,
     )
+
+
+def _describe_serving(serving: Serving) -> dict[str, Any]:
+    about: dict[str, Any] = {"live": serving.version.id}
+    if serving.beside is None:
+        return about
+    return about | {"live_share": round(serving.share, 3), "live_beside": serving.beside.id}
 
 
 def _describe_store(store: Store) -> dict[str, Any]:

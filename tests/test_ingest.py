@@ -15,9 +15,10 @@ torch = pytest.importorskip("torch")
 from edgetuner.config import Config, IngestConfig  # noqa: E402
 from edgetuner.drift.monitor import Finding  # noqa: E402
 from edgetuner.errors import StoreError  # noqa: E402
-from edgetuner.inference import LiveModel, ModelVersion  # noqa: E402
+from edgetuner.inference import ModelVersion  # noqa: E402
 from edgetuner.ingest import Ingest  # noqa: E402
 from edgetuner.pipeline import Pipeline, Predicted, watch_with  # noqa: E402
+from edgetuner.serving import Serving  # noqa: E402
 from edgetuner.store import Store, Window  # noqa: E402
 from edgetuner.transport import ROUTER, Sockets  # noqa: E402
 from tests import waves  # noqa: E402
@@ -88,7 +89,7 @@ def play(wave_bundle: Path, ipc_dir: Path) -> Callable[..., None]:
             durability="memory",
             max_streams=config.ingest.max_streams,
         )
-        pipeline = Pipeline(store, LiveModel(version), watch_with(config, version))
+        pipeline = Pipeline(store, Serving(version), watch_with(config, version))
         room = Room(f"ipc://{ipc_dir / 'ingest'}", pipeline, config.ingest)
         await room.start()
         try:

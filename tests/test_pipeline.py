@@ -11,8 +11,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from edgetuner.config import Config  # noqa: E402
-from edgetuner.inference import LiveModel, ModelVersion  # noqa: E402
+from edgetuner.inference import ModelVersion  # noqa: E402
 from edgetuner.pipeline import Pipeline, Predicted, watch_with  # noqa: E402
+from edgetuner.serving import Serving  # noqa: E402
 from edgetuner.store import Entry, Store, Window  # noqa: E402
 from tests import waves  # noqa: E402
 
@@ -30,7 +31,7 @@ def play(version: ModelVersion) -> Callable[[Scene], None]:
 
     async def run(scene: Scene) -> None:
         store = Store.open(None, shape=(3, 32), classes=waves.CLASSES, durability="memory")
-        pipeline = Pipeline(store, LiveModel(version), watch_with(Config(), version))
+        pipeline = Pipeline(store, Serving(version), watch_with(Config(), version))
         try:
             await scene(pipeline)
         finally:
@@ -115,12 +116,13 @@ def test_a_swap_falls_between_two_batches(play: Callable[[Scene], None], wave_bu
         windows = await stored(pipeline, 60)
         parts = [windows[n : n + 10] for n in range(0, 60, 10)]
         before = [asyncio.create_task(pipeline.predict(part)) for part in parts[:3]]
-        swap = asyncio.create_task(pipeline.swap(other))
+        swap = asyncio.create_task(pipeline.swap(Serving(other)))
         after = [asyncio.create_task(pipeline.predict(part)) for part in parts[3:]]
         batches, previous = await asyncio.gather(*before, *after), await swap
-        assert previous.id != "other" and pipeline.version is other
+        before_it = previous.version.id
+        assert before_it != "other" and pipeline.version is other
         versions = [{p.version for p in predicted} for predicted, _ in batches]
-        assert versions == [{previous.id}] * 3 + [{"other"}] * 3
+        assert versions == [{before_it}] * 3 + [{"other"}] * 3
         context = await pipeline.stored(lambda store: store.context({("c", "s"): 0}, 100))
         assert context.seq.tolist() == list(range(60))
 

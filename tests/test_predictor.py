@@ -13,9 +13,10 @@ from edgetuner import predictor as module  # noqa: E402
 from edgetuner.config import Config  # noqa: E402
 from edgetuner.drift.monitor import Finding  # noqa: E402
 from edgetuner.errors import StoreError  # noqa: E402
-from edgetuner.inference import LiveModel, ModelVersion  # noqa: E402
+from edgetuner.inference import ModelVersion  # noqa: E402
 from edgetuner.pipeline import Pipeline, Predicted, watch_with  # noqa: E402
 from edgetuner.predictor import Predictor  # noqa: E402
+from edgetuner.serving import Serving  # noqa: E402
 from edgetuner.store import Entry, Store, Window  # noqa: E402
 from tests import waves  # noqa: E402
 
@@ -55,7 +56,7 @@ def play(wave_bundle: Path) -> Callable[[Scene], None]:
 
     async def run(scene: Scene) -> None:
         store = Store.open(None, shape=(3, 32), classes=waves.CLASSES, durability="memory")
-        pipeline = Pipeline(store, LiveModel(version), watch_with(Config(), version))
+        pipeline = Pipeline(store, Serving(version), watch_with(Config(), version))
         try:
             await scene(pipeline)
         finally:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgetuner.inference import ModelVersion, Outputs
 from edgetuner.pipeline import Pipeline
+from edgetuner.serving import Answer, Serving
 from edgetuner.store import Context
 
 _TURN = 8  # windows of the past that are predicted between two live batches
@@ -33,7 +34,7 @@ class Look(NamedTuple):
 
 
 class Answers:
-    """Of the live version, which takes turns with the live windows.
+    """Of those who answer at present, who take turns with the live windows.
 
     Args:
         pipeline: holds it.
@@ -43,7 +44,7 @@ class Answers:
         self._pipeline = pipeline
 
     async def on_record(self, context: Context) -> IntArray:
-        """Its answers to the windows of a context, (N,): those on record, and new ones where
+        """Their answers to the windows of a context, (N,): those on record, and new ones where
         another version gave them.
         """
         answers = context.predicted.copy()
@@ -52,23 +53,25 @@ class Answers:
         return answers
 
     async def classes(self, x: NDArray[np.float32]) -> IntArray:
-        """Its answers to windows x (N, C, T), (N,)."""
+        """Their answers to windows x (N, C, T), (N,)."""
         parts = [np.empty(0, np.int64)]
-        parts += [out.predicted for _, out in await self._in_turns(x)]
+        parts += [answer.predicted for _, answer, _ in await self._in_turns(x)]
         return np.concatenate(parts)
 
     async def look(self, x: NDArray[np.float32]) -> Look:
-        """Its answers to windows x (N, C, T), how sure it is, and how ordinary they look to it."""
+        """What the live version alone makes of windows x (N, C, T), how sure it is, and how
+        ordinary they look to it.
+        """
         looks = [Look(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0))]
-        for version, out in await self._in_turns(x):
+        for version, _, out in await self._in_turns(x):
             found = version.reference.p_values(out.embeddings, out.predicted, out.confidence)
             looks.append(Look(out.predicted, out.confidence, found["embedding"]))
         return Look(*(np.concatenate(parts) for parts in zip(*looks, strict=True)))
 
-    async def _in_turns(self, x: NDArray[np.float32]) -> list[tuple[ModelVersion, Outputs]]:
-        def predicted(few: NDArray[np.float32]) -> tuple[ModelVersion, Outputs]:
-            version = self._pipeline.version
-            return version, version.predict(few)
+    async def _in_turns(self, x: NDArray[np.float32]) -> list[tuple[ModelVersion, Answer, Outputs]]:
+        def predicted(few: NDArray[np.float32]) -> tuple[ModelVersion, Answer, Outputs]:
+            serving = self._pipeline.serving
+            return serving.version, *serving.answer(few)
 
         return [
             await self._pipeline.modelled(
@@ -78,9 +81,9 @@ class Answers:
         ]
 
 
-async def answers_of(version: ModelVersion, x: NDArray[np.float32]) -> IntArray:
-    """The answers of a version that is not live to windows x (N, C, T), (N,)."""
-    return await asyncio.to_thread(_predicted, version, x)
+async def answers_of(serving: Serving, x: NDArray[np.float32]) -> IntArray:
+    """The answers of others than those who answer at present to windows x (N, C, T), (N,)."""
+    return await asyncio.to_thread(_predicted, serving, x)
 
 
 async def restated_answers(
@@ -89,11 +92,11 @@ async def restated_answers(
     """The answers to windows x (N, C, T), (N,), of a version whose batch norms take the statistics
     of the windows `of` (M, C, T).
     """
-    return await asyncio.to_thread(lambda: _predicted(version.restated(of), x))
+    return await asyncio.to_thread(lambda: _predicted(Serving(version.restated(of)), x))
 
 
-def _predicted(version: ModelVersion, x: NDArray[np.float32]) -> IntArray:
+def _predicted(serving: Serving, x: NDArray[np.float32]) -> IntArray:
     if not len(x):
         return np.empty(0, np.int64)
     parts = np.array_split(x, -(-len(x) // _BATCH))
-    return np.concatenate([version.predict(part).predicted for part in parts])
+    return np.concatenate([serving.predict(part).predicted for part in parts])

@@ -37,8 +37,10 @@ from edgetuner.config import Config
 from edgetuner.drift.monitor import Finding
 from edgetuner.errors import AdaptationError, BusyError, EdgetunerError, RegistryError
 from edgetuner.inference import ModelVersion
+from edgetuner.metrics import macro_f1
 from edgetuner.pipeline import Pipeline
 from edgetuner.registry import Registry
+from edgetuner.serving import Serving
 from edgetuner.store import Context
 from edgetuner.telemetry import Sample, Telemetry
 
@@ -197,7 +199,7 @@ class Coordinator:
         async with self._transition():
             loaded = await self._load(path)
             self._registry.promote(path.name, reason)
-            await self._serve(loaded)
+            await self._serve(Serving(loaded))
             self.counts["promotions"] += 1
             self._settle("promoted", version=path.name, reason=reason)
         return path.name
@@ -217,7 +219,7 @@ class Coordinator:
                 )
             loaded = await self._load(self._registry.path("previous"))
             version = self._registry.restore_previous(reason)
-            await self._serve(loaded)
+            await self._serve(Serving(loaded))
             self.counts["rollbacks"] += 1
             self._settle("rollback", version=version, reason=reason)
             return version
@@ -285,6 +287,8 @@ class Coordinator:
         if isinstance(believed, str):
             self._defer(believed)
             return
+        if self._requested is None and await self._known(context):
+            return
         self._answered()
         self.counts["adaptations"] += 1
         try:
@@ -309,6 +313,35 @@ class Coordinator:
             self.counts["failed"] += 1
             self._back_off()
             self._settle("adaptation_failed", error=error.to_wire())
+
+    async def _known(self, context: Context) -> bool:
+        """Whether those who answer do as well in this context as at home, so that nothing has to be
+        learned: what the detectors of the live version find strange, the one beside it may know.
+        """
+        labelled = context.take(context.y >= 0)
+        if len(labelled) < self._config().gate.min_windows:
+            return False
+        f1 = macro_f1(labelled.y, await self._answers.on_record(labelled))
+        if not self._at_home(f1):
+            return False
+        self._answered()
+        await self._acknowledge(f1)
+        self.state = "watching"
+        self._tell()
+        return True
+
+    def _at_home(self, f1: float | None) -> bool:
+        """Whether that is as good as the live version was where it comes from, if it says so."""
+        manifest = self._pipeline.version.manifest
+        return "held_out_macro_f1" in manifest.metrics and at_home(f1, manifest)
+
+    async def _acknowledge(self, f1: float | None) -> None:
+        """Nothing had drifted, as far as labels tell."""
+        for key in self._drifted:
+            await self._pipeline.watched(lambda monitor, key=key: monitor.acknowledge(key))  # type: ignore[misc]
+        home = self._pipeline.version.manifest.metrics.get("held_out_macro_f1")
+        self._publish("event.false_alarm", {"champion_f1": f1, "home_f1": home})
+        self._drifted.clear()
 
     async def _recall(self, starts: dict[StreamKey, int]) -> bool:
         """Whether an earlier version that knows this context was swapped in."""
@@ -350,9 +383,10 @@ class Coordinator:
         return True
 
     def _earlier(self) -> list[str]:
-        """The latest versions that proved themselves, but for the live one."""
-        live = self._pipeline.version.id
-        proven = [version for version in self._registry.proven() if version != live]
+        """The latest versions that proved themselves, but for those who answer at present."""
+        serving = self._pipeline.serving
+        present = {serving.version.id, None if serving.beside is None else serving.beside.id}
+        proven = [version for version in self._registry.proven() if version not in present]
         return proven[: self._config().adapt.reuse]
 
     def _answered(self) -> None:
@@ -483,7 +517,8 @@ class Coordinator:
     async def _swap(self, candidate: ModelVersion, verdict: Verdict) -> None:
         starts = await self._pipeline.stored(lambda store: store.next_seqs())
         self._registry.begin_probation(candidate.id, verdict.reason)
-        previous = await self._pipeline.swap(candidate)
+        beside = self._pipeline.version if self._config().adapt.beside else None
+        previous = await self._pipeline.swap(Serving(candidate, beside))
         self._probation = Probation(previous, starts)
         self._drifted.clear()
         self.counts["swaps"] += 1
@@ -491,7 +526,7 @@ class Coordinator:
             "probation",
             "swap",
             version=candidate.id,
-            previous=previous.id,
+            previous=previous.version.id,
             **self.last,
         )
 
@@ -503,15 +538,8 @@ class Coordinator:
         self.counts["refused"] += 1
         self._judge.refusals += 1
         self._back_off()
-        manifest = self._pipeline.version.manifest
-        home = manifest.metrics.get("held_out_macro_f1")
-        if home is not None and at_home(verdict.champion_f1, manifest):
-            for key in self._drifted:
-                await self._pipeline.watched(lambda monitor, key=key: monitor.acknowledge(key))  # type: ignore[misc]
-            self._publish(
-                "event.false_alarm", {"champion_f1": verdict.champion_f1, "home_f1": home}
-            )
-            self._drifted.clear()
+        if self._at_home(verdict.champion_f1):
+            await self._acknowledge(verdict.champion_f1)
             self._judge.refusals = 0
         await asyncio.to_thread(self._registry.prune)
         self._settle("refused", job=job.ask.job, **verdict.to_wire())
@@ -524,8 +552,10 @@ class Coordinator:
                 probation, f"the previous version is better: {probation.summary()}"
             )
         elif verdict == "proven":
-            version, reason = self._pipeline.version.id, probation.summary()
-            self._registry.promote(version, reason)
+            serving, reason = self._pipeline.serving, probation.summary()
+            version = serving.version.id
+            beside = None if serving.beside is None else serving.beside.id
+            self._registry.promote(version, reason, beside=beside)
             self._probation = None
             self._failures = self._judge.refusals = 0
             await asyncio.to_thread(self._registry.prune)
@@ -552,8 +582,8 @@ class Coordinator:
         self._probation = None
         self.counts["rollbacks"] += 1
         self._back_off()
-        version = probation.previous.id
-        facts = {"taken_back": taken.id, "reason": reason, **probation.to_wire()}
+        version = probation.previous.version.id
+        facts = {"taken_back": taken.version.id, "reason": reason, **probation.to_wire()}
         self._settle("rollback", version=version, wait_s=self._wait_s(), **facts)
         return version
 
@@ -576,8 +606,8 @@ class Coordinator:
         finally:
             self._busy.release()
 
-    async def _serve(self, version: ModelVersion) -> None:
-        await self._pipeline.swap(version)
+    async def _serve(self, serving: Serving) -> None:
+        await self._pipeline.swap(serving)
         self._probation = None
         self._failures = self._judge.refusals = 0
         self._drifted.clear()

@@ -11,15 +11,16 @@ from edgetuner.adapt.answers import Answers, answers_of
 from edgetuner.adapt.gate import Verdict, guarded, guards, judge
 from edgetuner.config import Config, GateConfig
 from edgetuner.inference import ModelVersion
+from edgetuner.serving import Serving
 from edgetuner.store import Context
 
 
 class Judge:
-    """Judges candidates against the live version.
+    """Judges candidates, each by itself, against those who answer at present.
 
     Args:
         config: gives the configuration in force.
-        answers: of the live version.
+        answers: of those who answer at present.
 
     Attributes:
         refusals: in a row, since a version has proved itself: each was one more chance for luck.
@@ -45,14 +46,15 @@ class Judge:
         guards.
         """
         champion = await self._answers.on_record(windows)
-        proposed = await answers_of(candidate, windows.x)
+        alone = Serving(candidate)
+        proposed = await answers_of(alone, windows.x)
         found = judge(windows.y, champion, proposed, settings, candidate.classes)
         if self._config().adapt.policy == "follow":
             return found
         bundle = candidate.bundle
         mask = guards(bundle.exemplar_y)
         x, y = bundle.exemplar_x[mask].astype(np.float32), bundle.exemplar_y[mask]
-        before, after = await self._answers.classes(x), await answers_of(candidate, x)
+        before, after = await self._answers.classes(x), await answers_of(alone, x)
         return guarded(found, y, before, after, settings)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from edgetuner.config import ProbationConfig
 
 if TYPE_CHECKING:
-    from edgetuner.inference import ModelVersion
+    from edgetuner.serving import Serving
 
 StreamKey = tuple[str, str]
 
@@ -19,13 +19,13 @@ class Probation:
     """The time in which a new version has to prove itself beside the one before it.
 
     Attributes:
-        previous: the version before, kept in memory; it predicts the labelled windows too.
+        previous: who answered before, kept in memory; they predict the labelled windows too.
         starts: first sequence number of each stream after the swap.
         windows: predicted since the swap.
         right: row of a labelled window -> (new version right, previous version right).
     """
 
-    previous: ModelVersion
+    previous: Serving
     starts: dict[StreamKey, int]
     windows: int = 0
     right: dict[int, tuple[bool, bool]] = field(default_factory=dict)

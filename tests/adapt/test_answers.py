@@ -12,8 +12,9 @@ torch = pytest.importorskip("torch")
 
 from edgetuner.adapt.answers import Answers, answers_of, restated_answers  # noqa: E402
 from edgetuner.config import Config  # noqa: E402
-from edgetuner.inference import LiveModel, ModelVersion  # noqa: E402
+from edgetuner.inference import ModelVersion  # noqa: E402
 from edgetuner.pipeline import Pipeline, watch_with  # noqa: E402
+from edgetuner.serving import Serving  # noqa: E402
 from edgetuner.store import Entry, Store  # noqa: E402
 from tests import waves  # noqa: E402
 
@@ -31,7 +32,7 @@ def version(wave_bundle: Path) -> ModelVersion:
 def play(version: ModelVersion) -> Callable[[Scene], None]:
     async def run(scene: Scene) -> None:
         store = Store.open(None, shape=(3, 32), classes=waves.CLASSES, durability="memory")
-        pipeline = Pipeline(store, LiveModel(version), watch_with(Config(), version))
+        pipeline = Pipeline(store, Serving(version), watch_with(Config(), version))
         try:
             await scene(pipeline)
         finally:
@@ -77,8 +78,8 @@ def test_windows_as_at_home_look_ordinary_and_turned_ones_do_not(
 
 def test_a_version_that_is_not_live_answers_beside_it(version: ModelVersion) -> None:
     async def scene() -> None:
-        assert (await answers_of(version, X)).tolist() == Y.tolist()
-        assert len(await answers_of(version, X[:0])) == 0
+        assert (await answers_of(Serving(version), X)).tolist() == Y.tolist()
+        assert len(await answers_of(Serving(version), X[:0])) == 0
 
     asyncio.run(scene())
 
@@ -86,9 +87,11 @@ def test_a_version_that_is_not_live_answers_beside_it(version: ModelVersion) -> 
 def test_statistics_of_the_present_answer_a_change_of_scale(version: ModelVersion) -> None:
     async def scene() -> None:
         louder = 3 * X + 4
-        before = (await answers_of(version, louder) == Y).mean()
+        before = (await answers_of(Serving(version), louder) == Y).mean()
         after = (await restated_answers(version, louder, louder) == Y).mean()
         assert after > before + 0.2
-        assert (await answers_of(version, X)).tolist() == Y.tolist(), "the version stays as it is"
+        assert (await answers_of(Serving(version), X)).tolist() == Y.tolist(), (
+            "the version stays as it is"
+        )
 
     asyncio.run(scene())

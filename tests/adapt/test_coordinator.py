@@ -21,9 +21,10 @@ from edgetuner.bundle import Bundle, write_bundle  # noqa: E402
 from edgetuner.config import Config  # noqa: E402
 from edgetuner.drift.monitor import Finding, StreamKey  # noqa: E402
 from edgetuner.errors import AdaptationError, BusyError, StoreError  # noqa: E402
-from edgetuner.inference import LiveModel, ModelVersion  # noqa: E402
+from edgetuner.inference import ModelVersion  # noqa: E402
 from edgetuner.pipeline import Pipeline, watch_with  # noqa: E402
 from edgetuner.registry import Aliases, Registry  # noqa: E402
+from edgetuner.serving import Serving  # noqa: E402
 from edgetuner.store import Entry, LabelEntry, Store  # noqa: E402
 from edgetuner.telemetry import open_telemetry  # noqa: E402
 from tests import waves  # noqa: E402
@@ -34,7 +35,14 @@ KEY = StreamKey("c", "s")
 SETTINGS = {
     "telemetry": {"sources": []},
     # All the labels are wrong to the champion: that is what `doubt_labels` is for, and not today.
-    "adapt": {"min_labels": 24, "min_classes": 3, "cooldown_s": 10, "doubt_labels": False},
+    # A version answers alone, so that it can be told from the one before it.
+    "adapt": {
+        "min_labels": 24,
+        "min_classes": 3,
+        "cooldown_s": 10,
+        "doubt_labels": False,
+        "beside": False,
+    },
     "gate": {"min_windows": 6},
     "probation": {"labels": 12, "windows": 100},
 }
@@ -138,7 +146,7 @@ def play(wave_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     async def run(scene: Scene, over: dict[str, Any]) -> None:
         config = Config.model_validate({**merged(SETTINGS, over), "state_dir": tmp_path})
         store = Store.open(None, shape=(3, 32), classes=waves.CLASSES, durability="memory")
-        pipeline = Pipeline(store, LiveModel(version), watch_with(config, version))
+        pipeline = Pipeline(store, Serving(version), watch_with(config, version))
         stage = Stage(tmp_path, wave_bundle, pipeline, config)
         monkeypatch.setattr(module, "train", stage.train)
         try:
@@ -266,7 +274,7 @@ def test_each_rollback_is_waited_for_twice_as_long_until_a_version_proves_itself
         assert stage.events()[-1] == "promoted"
         stage.now += 10
         stage.outcome = AdaptationError("no luck")
-        await stage.see(24)
+        await stage.see(24, shift=2)
         for _ in range(2):
             stage.drift()
             await stage.coordinator.consider()
@@ -399,6 +407,21 @@ def test_a_champion_that_does_as_well_as_at_home_had_not_drifted(
         await stage.see(36, shift=0)  # the champion is right
         stage.drift()
         await stage.coordinator.consider()
+        assert stage.events() == ["false_alarm"]
+        assert stage.coordinator.describe()["state"] == "watching"
+        assert not stage.trainings, "and nothing is trained for it"
+
+    play(scene)
+
+
+def test_a_candidate_for_a_champion_that_does_as_well_as_at_home_ends_the_drift(
+    play: Callable[..., None],
+) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.see(36, shift=0)
+        stage.drift()
+        stage.coordinator.request("all the same")
+        await stage.coordinator.consider()
         assert stage.events()[-2:] == ["false_alarm", "refused"]
         assert "drifted" not in stage.coordinator.describe()
         stage.now += 100
@@ -406,6 +429,25 @@ def test_a_champion_that_does_as_well_as_at_home_had_not_drifted(
         assert len(stage.trainings) == 1, "and nothing is trained again for it"
 
     play(scene)
+
+
+def test_the_version_before_answers_beside_a_new_one_until_it_is_taken_back(
+    play: Callable[..., None],
+) -> None:
+    async def scene(stage: Stage) -> None:
+        candidate = await stage.swapped()
+        serving = stage.pipeline.serving
+        assert serving.version.id == candidate
+        assert serving.beside is not None and serving.beside.id == stage.champion
+        assert stage.registry.aliases == Aliases(stage.champion, candidate)
+        await stage.see(12)
+        await stage.coordinator.consider()
+        assert stage.registry.aliases == Aliases(candidate, None, stage.champion, stage.champion)
+        await stage.coordinator.rollback("by hand")
+        assert stage.pipeline.serving == Serving(stage.pipeline.version)
+        assert stage.registry.aliases == Aliases(stage.champion, None, candidate)
+
+    play(scene, adapt={"beside": True})
 
 
 def test_drift_is_only_reported_where_adaptation_is_off(play: Callable[..., None]) -> None:

@@ -14,10 +14,11 @@ torch = pytest.importorskip("torch")
 
 from edgetuner.adapt.coordinator import Coordinator  # noqa: E402
 from edgetuner.config import Config  # noqa: E402
-from edgetuner.inference import LiveModel, ModelVersion  # noqa: E402
+from edgetuner.inference import ModelVersion  # noqa: E402
 from edgetuner.metrics import macro_f1  # noqa: E402
 from edgetuner.pipeline import Pipeline, watch_with  # noqa: E402
 from edgetuner.registry import Registry  # noqa: E402
+from edgetuner.serving import Serving  # noqa: E402
 from edgetuner.store import Entry, LabelEntry, Store  # noqa: E402
 from edgetuner.telemetry import open_telemetry  # noqa: E402
 from tests import waves  # noqa: E402
@@ -100,7 +101,8 @@ class Life:
         self.coordinator.on_findings(findings)
         self.coordinator.on_predictions(len(predicted))
         labels = [LabelEntry(*KEY, n, label(n, k), n) for n, k in zip(seqs, y, strict=True)]
-        await self.pipeline.stored(lambda store: store.add_labels(labels))
+        _, findings = await self.pipeline.label(labels)
+        self.coordinator.on_findings(findings)
         self.coordinator.on_labels()
         await self.coordinator.consider()
         return macro_f1(np.array(y), np.array([p.predicted for p in predicted]))
@@ -127,7 +129,7 @@ def play(wave_bundle: Path, tmp_path: Path) -> Callable[..., None]:
         registry = Registry(tmp_path / "models", config.registry.keep)
         registry.start_champion(registry.add(wave_bundle))
         store = Store.open(tmp_path / "windows.db", shape=(3, 32), classes=waves.CLASSES)
-        pipeline = Pipeline(store, LiveModel(version), watch_with(config, version))
+        pipeline = Pipeline(store, Serving(version), watch_with(config, version))
         life = Life(pipeline, registry, config)
         try:
             for _ in range(4):
@@ -154,6 +156,27 @@ def test_six_drifts_in_a_row_and_what_comes_back_is_known(play: Callable[..., No
         counts = life.coordinator.counts
         assert counts["swaps"] == counts["promotions"] == 6 and counts["rollbacks"] == 0
         assert counts["reuses"] == trained == 3
+
+    play(scene, adapt={"beside": False})
+
+
+def test_what_comes_back_is_answered_by_the_version_beside_and_nothing_is_trained(
+    play: Callable[..., None],
+) -> None:
+    async def scene(life: Life) -> None:
+        home = life.pipeline.version.id
+        away = (await life.settle(WAYS["upside down"]))["version"]
+        serving = life.pipeline.serving
+        assert serving.version.id == away
+        assert serving.beside is not None and serving.beside.id == home
+        for way in ("home", "upside down", "home", "upside down"):
+            for _ in range(3):  # within some labels
+                await life.see(WAYS[way])
+            assert await life.see(WAYS[way], 48) > 0.9, way
+            assert (life.pipeline.serving.share > 0.5) == (way == "upside down")
+        counts = life.coordinator.counts
+        assert counts["adaptations"] == counts["swaps"] == 1 and not counts["rollbacks"]
+        assert "false_alarm" in [name for name, _ in life.events], "it looked strange all the same"
 
     play(scene)
 
