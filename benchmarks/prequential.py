@@ -75,7 +75,7 @@ def outcome(stream: Stream, predicted: Ints, log: Log) -> Row:
         "refused": _count(log, "refused"),
         "rollbacks": _count(log, "rollback"),
     }
-    row |= _swaps(stream, log)
+    row |= _swaps(stream, predicted, log)
     row |= _alarms(stream, log)
     row |= _recovery(stream, curve)
     if stream.faults:
@@ -101,21 +101,33 @@ def rolling_f1(stream: Stream, predicted: Ints) -> list[tuple[int, float]]:
     return curve
 
 
-def harm(stream: Stream, at: int, old: Predict, new: Predict) -> float | None:
-    """macro-F1 of the old version less that of the new one, on the same windows after a swap;
-    None where too few are left to tell.
+def harm(
+    stream: Stream, predicted: Ints, at: int, until: int, old: Predict, new: Predict
+) -> float | None:
+    """macro-F1 of who answered before a swap less that of who answers since, on the same windows
+    after it; None where too few are left to tell.
+
+    Args:
+        predicted: what was answered, (N,).
+        at, until: numbers of the windows at which it and the next one happened: from there on it
+            is told by what would have been answered.
     """
     rows = np.arange(at, min(at + AFTER_SWAP, len(stream)))
     rows = rows[~stream.faulty[rows]]
     if len(rows) < LEAST_JUDGED:
         return None
     x, y = stream.windows.x[rows], stream.windows.y[rows]
-    return macro_f1(y, old(x).predicted) - macro_f1(y, new(x).predicted)
+    served = np.where(rows < until, predicted[rows], new(x).predicted)
+    return macro_f1(y, old(x).predicted) - macro_f1(y, served)
 
 
-def _swaps(stream: Stream, log: Log) -> Row:
+def _swaps(stream: Stream, predicted: Ints, log: Log) -> Row:
     """Rollbacks are swaps too, and may do harm as well: `harms` has them all, in order."""
-    harms = [harm(stream, at, old, new) for at, old, new in log.swaps]
+    ends = [at for at, _, _ in log.swaps[1:]] + [len(stream)]
+    harms = [
+        harm(stream, predicted, at, until, old, new)
+        for (at, old, new), until in zip(log.swaps, ends, strict=False)
+    ]
     back = {at for at, name in log.events if name == "rollback"}
     judged = [(at in back, lost) for (at, _, _), lost in zip(log.swaps, harms, strict=True)]
     return {

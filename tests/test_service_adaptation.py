@@ -76,6 +76,8 @@ def test_drift_leads_to_a_better_model_and_a_worse_one_is_taken_back(wave_bundle
         assert [p.seq for p in told + after] == list(range(sensor.seq))
         model = live.call("status")["model"]
         assert (model["champion"], model["previous"], model["candidate"]) == (new, base, None)
+        assert (model["live"], model["live_beside"], model["beside"]) == (new, base, base)
+        assert 0.5 < model["live_share"] < 1, "labels have spoken for the new one"
         check_same_form(wave_bundle, live.state_dir / "models" / "versions" / new, base)
 
         # The wearer calls everything by another name for a while, and a second adaptation believes
@@ -102,6 +104,21 @@ def test_drift_leads_to_a_better_model_and_a_worse_one_is_taken_back(wave_bundle
         predicted = live.rows("SELECT seq, version FROM window WHERE predicted NOT NULL ORDER BY 1")
         assert [seq for seq, _ in predicted] == list(range(sensor.seq))
         assert {version for _, version in predicted} == {base, new, second}
+        check_restarts(live, new, base)
+
+
+def check_restarts(live: Live, champion: str, beside: str) -> None:
+    """Both answer after a restart; where one is damaged, the champion alone."""
+    live.start()
+    model = live.call("status")["model"]
+    assert (model["live"], model["live_beside"]) == (champion, beside)
+    assert live.terminate() == 0
+    weights = live.state_dir / "models" / "versions" / beside / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    live.start()
+    model = live.call("status")["model"]
+    assert model["live"] == champion and "live_beside" not in model
+    assert live.terminate() == 0
 
 
 def check_same_form(base: Path, candidate: Path, parent: str) -> None:

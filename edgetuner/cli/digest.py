@@ -48,9 +48,12 @@ def ingest(data: Data) -> str:
 
 
 def model(data: Data) -> str:
-    """Which versions hold which name."""
+    """Who answers, and which versions hold which name."""
     names = (f"{name} {data[name]}" for name in _ALIASES if data.get(name))
-    return f"{_of(data, 'live')} is live; {', '.join(names)}"
+    live = f"{_of(data, 'live')} is live"
+    if data.get("live_beside"):
+        live = f"{live} and counts {_of(data, 'live_share')}, {data['live_beside']} the rest"
+    return f"{live}; {', '.join(names)}"
 
 
 def drift(data: Data) -> str:
@@ -242,6 +245,9 @@ _LINES: dict[str, Callable[[Data], str]] = {
     "event.deferred": lambda d: _of(d, "reason"),
     "event.adaptation_started": lambda d: _of(d, "why"),
     "event.gate": lambda d: "training is done; the candidate is judged on held-out windows",
+    "event.false_alarm": lambda d: (
+        f"macro-F1 {_of(d, 'champion_f1')}, {_of(d, 'home_f1')} at home: nothing to learn"
+    ),
     "event.refused": lambda d: f"the candidate is not used: {_of(d, 'reason')}",
     "event.swap": _swap,
     "event.promoted": _versioned(""),

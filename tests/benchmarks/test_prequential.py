@@ -48,13 +48,19 @@ def test_f1_never_reaches_back_across_a_change(stream):
 
 
 def test_a_swap_is_judged_on_the_windows_after_it_by_the_truth(stream):
-    right, wrong = _says(stream, stream.windows.y), _says(stream, (stream.windows.y + 1) % 3)
-    assert harm(stream, 80, right, wrong) == 1.0
-    assert harm(stream, 80, wrong, right) == -1.0
-    assert harm(stream, len(stream) - 50, right, wrong) is None, "too few windows are left"
+    y, end = stream.windows.y, len(stream)
+    right, wrong = _says(stream, y), _says(stream, (y + 1) % 3)
+    assert harm(stream, (y + 1) % 3, 80, end, right, wrong) == 1.0
+    assert harm(stream, y, 80, end, wrong, right) == -1.0
+    assert harm(stream, y, end - 50, end, right, wrong) is None, "too few windows are left"
+    assert harm(stream, y, 80, end, right, wrong) == 0.0, "what was answered counts ..."
+    assert harm(stream, y, 80, 80, right, wrong) == 1.0, "... as long as it was not swapped out"
     log = Log(swaps=[(80, right, wrong), (120, wrong, right), (len(stream) - 8, right, wrong)])
     log.events = [(80, "swap"), (120, "rollback"), (len(stream) - 8, "swap")]
-    row = outcome(stream, stream.windows.y, log)
+    served = y.copy()
+    for gone in (slice(80, 120), slice(end - 8, end)):
+        served[gone] = (y[gone] + 1) % 3
+    row = outcome(stream, served, log)
     assert (row["swaps"], row["swaps_judged"], row["harmful_swaps"]) == (2, 1, 1)
     assert (row["rollbacks"], row["harmful_rollbacks"]) == (1, 0)
     assert [lost for _, lost in row["harms"]] == [1.0, -1.0, None]

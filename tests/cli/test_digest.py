@@ -180,3 +180,9 @@ def test_a_version_on_a_page() -> None:
     assert "your own mine:make(), last layer fc" in page
     assert "1970-01-01 00:00  promoted: better" in page
     assert "None" not in page
+
+
+def test_the_version_that_answers_beside_the_live_one_is_named() -> None:
+    data = {"live": "a1", "live_share": 0.73, "live_beside": "m-1", "champion": "a1"}
+    said = "a1 is live and counts 0.73, m-1 the rest; champion a1"
+    assert said in digest("status.model", data)
