@@ -2,8 +2,8 @@
 
 `manifest.json` says what the model is and gives the SHA-256 of the tensor files beside it:
 `weights.safetensors` (the state dict), `reference.safetensors` (normalisation, drift
-reference, sensor profile) and `exemplars.safetensors` (a few source windows, to measure what an
-adaptation forgets). A fourth, `suffixes.safetensors`, may hold what LoRA-Edge freezes of each
+reference, sensor profile) and `exemplars.safetensors` (a few windows of each class, for those that
+an adaptation does not see, and to measure what it forgets). A fourth, `suffixes.safetensors`, may hold what LoRA-Edge freezes of each
 kernel, so that no adaptation has to take the kernels apart again. The version id ends in a hash of
 the manifest, so a version cannot be altered and keep its name.
 """
@@ -139,7 +139,8 @@ class Tensors:
         mean, std: per-channel normalisation of raw windows, float32 (C,); std > 0.
         reference: the arrays of the drift reference (`drift.reference.Reference.to_arrays()`).
         sensor: the arrays of the sensor's profile (`drift.sensor.SensorProfile.to_arrays()`).
-        exemplar_x: source windows, raw, float16 (M, C, T), M >= 1.
+        exemplar_x: windows that stand for the classes, raw, float16 (M, C, T), M >= 1: of the
+            source, and in an adapted version of what it was adapted to.
         exemplar_y: their class indices, int64 (M,).
         suffixes: the frozen suffixes of kernels `<layer>.weight` (O, I/g, *K) by
             `<decomposition>/<layer>`, float32 (r, I/g, *K), r from 1 to the lesser side of the

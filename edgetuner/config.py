@@ -208,7 +208,7 @@ class AdaptConfig(_Section):
     )
     min_classes: int = Field(default=2, ge=2, description="classes among them")
     min_class_share: float = Field(
-        default=0.5,
+        default=0.25,
         ge=0,
         le=1,
         description="share of the model's classes among them: people do one thing for minutes, and "
@@ -229,9 +229,9 @@ class AdaptConfig(_Section):
     )
     beside: bool = Field(
         default=True,
-        description="let the version before answer beside a new one, each as far as labels speak "
-        "for it: it knows the activities that the new one has not seen yet. Predictions take twice "
-        "the time",
+        description="let the version that all adaptations began with answer beside the live one, "
+        "each as far as labels speak for it: it knows the activities that the live one has not "
+        "seen yet. Predictions take twice the time",
     )
     reuse: int = Field(
         default=3,

@@ -1,4 +1,4 @@
-"""Who answers: a version, and the one before it beside it, each as far as labels speak for it."""
+"""Who answers: a version, and an earlier one beside it, each as far as labels speak for it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from edgetuner.inference import ModelVersion, Outputs
 
 _EVEN = 0.5
-_FIRST = 0.7  # weight of a version that has just passed the gate, until labels speak
-_WRONG = 0.1  # of the labels, whatever the versions say: no single one may decide
+_FIRST = 0.6  # weight of a version that has just passed the gate, until labels speak
+_WRONG = 0.2  # of the labels, whatever the versions say: no single one may decide
 _BACK = 0.1  # of the way to even after every label: what was true a while ago is soon forgotten
 
 
@@ -30,10 +30,10 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Serving:
-    """A version, alone or with the one before it beside it.
+    """A version, alone or with an earlier one beside it: the one that all adaptations began with.
 
     What was learned from the first labels of a new context knows nothing of activities that have
-    not come yet, and no gate can see that; the version before knows them as well as it ever did.
+    not come yet, and no gate can see that; the earlier version knows them as well as it ever did.
     So both answer, by the mean of their probabilities: whichever is the surer decides, and a
     version is less sure where windows are unlike all that it has learned from.
 
@@ -44,7 +44,7 @@ class Serving:
 
     Attributes:
         version: the live one, by which windows are recorded and detectors watch.
-        beside: the one that was live before, or None.
+        beside: an earlier one, or None.
         share: weight of the live version's probabilities, 0 to 1; that of the other is the rest.
     """
 

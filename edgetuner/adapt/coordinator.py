@@ -14,6 +14,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from datetime import datetime, timezone
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ Train = Callable[[Job, Hears, Sequence[str]], Coroutine[Any, Any, dict[str, Any]
 _DAY_S = 86_400.0
 _TICK_S = 1.0  # cool-downs and free memory change without anybody saying so
 _LATER = 1000  # labelled windows, newest first, that a gate or a probation looks at
+_MORE = 1.4  # times the labels of a candidate that was refused, before the next one
 _PATIENCE_S = 2.0  # an operator's request waits; shorter than his client does
 
 
@@ -110,6 +112,7 @@ class Coordinator:
         self._belief = Belief(config, self._answers)
         self._recurrence = Recurrence({})
         self._since_alarm = 0  # labelled windows
+        self._refused_with = 0  # labelled windows, when a candidate was refused last
         self.counts = dict.fromkeys(
             ("adaptations", "reuses", "swaps", "refused", "failed", "promotions", "rollbacks"), 0
         )
@@ -273,6 +276,7 @@ class Coordinator:
         if self._requested is None:
             gate = self._config().gate
             reason = reason or self._recurrence.waits(self._since_alarm, gate)
+            reason = reason or self._unchanged(situation.labels)
         reason = reason or self._belief.standing(situation.labels)
         if reason is not None:
             self._defer(reason)
@@ -308,11 +312,22 @@ class Coordinator:
             if verdict.passed:
                 await self._swap(candidate, verdict)
             else:
-                await self._refuse(job, verdict)
+                await self._refuse(job, verdict, situation.labels)
         except EdgetunerError as error:
             self.counts["failed"] += 1
             self._back_off()
             self._settle("adaptation_failed", error=error.to_wire())
+
+    def _unchanged(self, labels: int) -> str | None:
+        """Why a candidate would be no better than the one that was refused last, in words: hardly
+        anything has been said since.
+        """
+        wanted = ceil(_MORE * self._refused_with)
+        if labels >= wanted or labels < self._refused_with:  # or it is another context
+            return None
+        return (
+            f"{labels} labelled windows, {wanted} are needed after the candidate that was refused"
+        )
 
     async def _known(self, context: Context) -> bool:
         """Whether those who answer do as well in this context as at home, so that nothing has to be
@@ -517,9 +532,10 @@ class Coordinator:
     async def _swap(self, candidate: ModelVersion, verdict: Verdict) -> None:
         starts = await self._pipeline.stored(lambda store: store.next_seqs())
         self._registry.begin_probation(candidate.id, verdict.reason)
-        beside = self._pipeline.version if self._config().adapt.beside else None
+        beside = self._anchor() if self._config().adapt.beside else None
         previous = await self._pipeline.swap(Serving(candidate, beside))
         self._probation = Probation(previous, starts)
+        self._refused_with = 0
         self._drifted.clear()
         self.counts["swaps"] += 1
         self._enter(
@@ -530,12 +546,21 @@ class Coordinator:
             **self.last,
         )
 
-    async def _refuse(self, job: Job, verdict: Verdict) -> None:
+    def _anchor(self) -> ModelVersion:
+        """Who answers beside a new version: the one that all adaptations go back to, which knows
+        every activity from where it was made, or else the one that is live.
+        """
+        serving = self._pipeline.serving
+        adapted = serving.version.manifest.adaptation is not None
+        return serving.beside if adapted and serving.beside is not None else serving.version
+
+    async def _refuse(self, job: Job, verdict: Verdict, labels: int) -> None:
         """The champion stays; and if it does as well as at home, nothing had drifted.
 
         Otherwise the drift goes on waiting for an answer: more labels may make a better candidate.
         """
         self.counts["refused"] += 1
+        self._refused_with = labels
         self._judge.refusals += 1
         self._back_off()
         if self._at_home(verdict.champion_f1):

@@ -98,7 +98,8 @@ def run(job: Job, allow_factories: Sequence[str] = ()) -> dict[str, Any]:
         "calibrated_on": calibrated_on,
         **candidate.facts,
     }
-    version = _write(job, base, candidate, reference, facts)
+    exemplars = _exemplars(base, candidate, material, settings.policy)
+    version = _write(job, base, candidate, reference, exemplars, facts)
     return {
         **facts,
         "version": version,
@@ -281,6 +282,29 @@ def _reference(
     return calibrate(reference, asked, bouts=bouts, seed=ask.settings.seed), calibrated_on
 
 
+def _exemplars(
+    base: Bundle, candidate: Climbed, material: Material, policy: str
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """What stands for a class where the next adaptation has no window of it: the windows of this
+    context that the candidate itself recognises, as many of a class as the base has, and the base's
+    own for the rest. Those that guard the source stay, and under `retain` all of them.
+    """
+    x, y = base.exemplar_x.copy(), base.exemplar_y
+    if policy == "retain":
+        return x, y
+    known = material.y.cpu().numpy()
+    recognised = predict(candidate.module, material.x.cpu()) == known
+    for k in np.unique(known):
+        place = np.flatnonzero((y == k) & ~guards(y))
+        new = np.flatnonzero((known == k) & recognised)
+        count = min(len(place), len(new))
+        chosen = new[np.linspace(0, len(new) - 1, count).astype(int)] if count else new
+        scaled = material.x[chosen].cpu().numpy()
+        raw = scaled * base.std[:, None] + base.mean[:, None]
+        x[place[:count]] = raw.astype(x.dtype)
+    return x, y
+
+
 def _errors(candidate: Climbed, material: Material) -> ErrorRate | None:
     """How often the candidate is wrong on labelled windows left out, or held out altogether."""
     held_y = material.held_y.cpu().numpy()
@@ -312,7 +336,12 @@ def _embed(
 
 
 def _write(
-    job: Job, base: Bundle, candidate: Climbed, reference: Reference, facts: dict[str, Any]
+    job: Job,
+    base: Bundle,
+    candidate: Climbed,
+    reference: Reference,
+    exemplars: tuple[NDArray[Any], NDArray[np.int64]],
+    facts: dict[str, Any],
 ) -> str:
     known = base.manifest
     metrics = {} if candidate.held_f1 is None else {"held_out_macro_f1": candidate.held_f1}
@@ -340,8 +369,8 @@ def _write(
         std=base.std,
         reference=reference.to_arrays(),
         sensor=base.sensor,
-        exemplar_x=base.exemplar_x,
-        exemplar_y=base.exemplar_y,
+        exemplar_x=exemplars[0],
+        exemplar_y=exemplars[1],
         suffixes={name: values.numpy() for name, values in suffixes.items()},
     )
     prefix = f"a{job.ask.job.split('-')[-1]}"

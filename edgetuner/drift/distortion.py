@@ -57,6 +57,8 @@ class DistortionSettings:
         evidence: least logarithm of the likelihood ratio between the best map and none.
         doubt: the same between the best map and wearing the sensor otherwise.
         bouts: earlier bouts of the stream that windows after a leap are compared with, too.
+        lasting: windows after which a fault is taken for the way that things are from now on. Then
+            the windows before tell no more, and what a map does to windows a model can learn.
     """
 
     looks: tuple[int, ...] = (3, 5, 8, 12)
@@ -65,6 +67,7 @@ class DistortionSettings:
     evidence: float = 15.0
     doubt: float = 10.0
     bouts: int = 4
+    lasting: int = 150
 
 
 @dataclass(frozen=True, eq=False)
@@ -409,9 +412,13 @@ class Distortion:
         self._back = 0  # windows in a row that are as before the leap
         self._said: str | None = None  # at the look before
         self._repair: Maps | None = None
+        self._stood = 0  # windows since the fault was found
 
     def update(self, features: Floats, seq: int = 0) -> str | None:
         """Takes the features of one window (F,); the fault that stands after it, or None."""
+        self._stood += self.fault is not None
+        if self._stood > self._settings.lasting:
+            self._accept(seq)
         if self._bout is None:
             self._bout = Bout(features, self._usual)
         elif not self._leapt(self._bout, features):
@@ -424,6 +431,11 @@ class Distortion:
             self._new.add(features[None])
             self._look()
         return self.fault
+
+    def _accept(self, seq: int) -> None:
+        """What is now is as it should be; bouts from before would only tell that it is not."""
+        self.fault, self.channel, self._repair = None, None, None
+        self.since_seq, self._stood, self._bouts = seq, 0, []
 
     def _leapt(self, bout: Bout, features: Floats) -> bool:
         distance = bout.distance(features, 1)
@@ -480,6 +492,7 @@ class Distortion:
                 self._settle()
                 self.fault, self.channel = verdict.name, verdict.channel
                 self._repair, self.since_seq = verdict.repair, self._leap_seq
+                self._stood = 0
             elif self.fault is not None:
                 self._settle()
                 self.fault, self.channel, self._repair = None, None, None

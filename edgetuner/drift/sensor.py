@@ -27,6 +27,7 @@ from edgetuner.errors import DriftError
 _TOGETHER = 6  # windows of a sound stream that are inspected at once
 
 FLAT, CLIPPED, RANGE, RATE = "flat_line", "clipping", "range", "rate"
+_PLAIN = (FLAT, CLIPPED, RANGE)  # seen in a single window, whatever else may be wrong with it
 
 
 @dataclass(frozen=True)
@@ -377,13 +378,14 @@ class SensorCheck:
 
     def _persist(self, bad: str | None, channel: int | None, seq: int) -> str | None:
         self.suspect = bad is not None or self.fault is not None
-        if (bad is None) == (self.fault is None):
+        plainer = bad in _PLAIN and self.fault not in _PLAIN
+        if not plainer and (bad is None) == (self.fault is None):
             self._run = 0
             return self.fault
         if self._run == 0:
             self._run_seq = seq
         self._run += 1
-        waits = CALIBRATION in (bad, self.fault)
+        waits = CALIBRATION in (bad, self.fault) and not plainer
         if self._run >= (self.settings.patience if waits else self.settings.persistence):
             self.fault, self.channel, self._run = bad, channel, 0
             self.since_seq = self._run_seq

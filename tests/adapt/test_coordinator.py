@@ -388,14 +388,33 @@ def test_a_candidate_that_proves_nothing_is_refused(play: Callable[..., None]) -
 
 def test_each_refusal_asks_more_of_the_next_candidate(play: Callable[..., None]) -> None:
     async def scene(stage: Stage) -> None:
-        await stage.see(36, shift=2)
-        for _ in range(3):
+        for count in (36, 15, 21):  # each time at least 1.4 times as many labels as before
+            await stage.see(count, shift=2)
             stage.drift()
             await stage.coordinator.consider()
             stage.now += 100
         asked = [job.ask.gate.max_p_value for job in stage.trainings]
         assert asked == [0.1, 0.05, 0.025]
         assert stage.told("refused")["confidence"] == pytest.approx(0.975)
+
+    play(scene)
+
+
+def test_after_a_refusal_the_next_candidate_waits_for_more_labels(
+    play: Callable[..., None],
+) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.see(36, shift=2)
+        stage.drift()
+        await stage.coordinator.consider()
+        stage.now += 100
+        await stage.see(14, shift=2)
+        await stage.coordinator.consider()
+        reason = "50 labelled windows, 51 are needed after the candidate that was refused"
+        assert stage.told("deferred")["reason"] == reason
+        stage.coordinator.request("now")
+        await stage.coordinator.consider()
+        assert len(stage.trainings) == 2, "unless an operator asks for it"
 
     play(scene)
 

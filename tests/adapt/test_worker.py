@@ -15,7 +15,8 @@ torch = pytest.importorskip("torch")
 
 from edgetuner.adapt import job as jobs  # noqa: E402
 from edgetuner.adapt import worker  # noqa: E402
-from edgetuner.adapt.job import HOLDOUT, Job  # noqa: E402
+from edgetuner.adapt.gate import guards  # noqa: E402
+from edgetuner.adapt.job import HOLDOUT, TRAIN, Job  # noqa: E402
 from edgetuner.bundle import Backbone, Bundle, Tensors, write_bundle  # noqa: E402
 from edgetuner.errors import AdaptationError, BundleError, ModelError  # noqa: E402
 from edgetuner.factories import build_module  # noqa: E402
@@ -44,7 +45,7 @@ def test_a_job_becomes_a_candidate(
     for name, weight in base.weights.items():
         new = candidate.weights[name]
         assert (new.shape, new.dtype) == (weight.shape, weight.dtype)
-    for name in ("mean", "std", "exemplar_x", "exemplar_y"):
+    for name in ("mean", "std", "exemplar_y"):
         assert np.array_equal(getattr(candidate, name), getattr(base, name))
     x, y = windows().labelled(HOLDOUT)
     version = ModelVersion.load(made.path / jobs.CANDIDATE)
@@ -54,6 +55,26 @@ def test_a_job_becomes_a_candidate(
     source = ModelVersion.load(wave_bundle).reference.calibration
     assert known is not None and source is not None
     assert known.run_length == source.run_length, "as rare a false alarm as before"
+
+
+@pytest.mark.parametrize("policy", ["follow", "retain"])
+def test_what_was_learned_stands_for_its_classes_next_time_and_guards_stay(
+    tmp_path: Path, wave_bundle: Path, policy: str
+) -> None:
+    made = job(tmp_path, wave_bundle, settings=QUICK.model_copy(update={"policy": policy}))
+    worker.run(made)
+    base, candidate = Bundle.load(wave_bundle), Bundle.load(made.path / jobs.CANDIDATE)
+    same = (candidate.exemplar_x == base.exemplar_x).all(axis=(1, 2))
+    kept = guards(base.exemplar_y)
+    assert same[kept].all(), "what guards the source is of the source"
+    if policy == "retain":
+        assert same.all()
+        return
+    assert set(base.exemplar_y[~same]) == {0, 1, 2}
+    learned, _ = windows().labelled(TRAIN)
+    known = learned.astype(np.float16)
+    for new in candidate.exemplar_x[~same]:
+        assert np.isclose(known, new, rtol=2e-3, atol=2e-3).all(axis=(1, 2)).any()
 
 
 def test_stored_suffixes_spare_the_decomposition_and_change_nothing(
