@@ -3,9 +3,10 @@
 `manifest.json` says what the model is and gives the SHA-256 of the tensor files beside it:
 `weights.safetensors` (the state dict), `reference.safetensors` (normalisation, drift
 reference, sensor profile) and `exemplars.safetensors` (a few windows of each class, for those that
-an adaptation does not see, and to measure what it forgets). A fourth, `suffixes.safetensors`, may hold what LoRA-Edge freezes of each
-kernel, so that no adaptation has to take the kernels apart again. The version id ends in a hash of
-the manifest, so a version cannot be altered and keep its name.
+an adaptation does not see, and to measure what it forgets). A fourth, `suffixes.safetensors`, may
+hold what LoRA-Edge freezes of each kernel, so that no adaptation has to take the kernels apart
+again. The version id ends in a hash of the manifest, so a version cannot be altered and keep its
+name.
 """
 
 from __future__ import annotations
