@@ -534,7 +534,7 @@ class Coordinator:
         self._registry.begin_probation(candidate.id, verdict.reason)
         beside = self._anchor() if self._config().adapt.beside else None
         previous = await self._pipeline.swap(Serving(candidate, beside))
-        self._probation = Probation(previous, starts)
+        self._probation = Probation(previous, starts, shared=beside is not None)
         self._refused_with = 0
         self._drifted.clear()
         self.counts["swaps"] += 1

@@ -21,12 +21,14 @@ class Probation:
     Attributes:
         previous: who answered before, kept in memory; they predict the labelled windows too.
         starts: first sequence number of each stream after the swap.
+        shared: whether an earlier version answers beside the new one.
         windows: predicted since the swap.
         right: row of a labelled window -> (new version right, previous version right).
     """
 
     previous: Serving
     starts: dict[StreamKey, int]
+    shared: bool = False
     windows: int = 0
     right: dict[int, tuple[bool, bool]] = field(default_factory=dict)
 
@@ -49,13 +51,14 @@ class Probation:
         """What the labels say so far; None while they say nothing yet.
 
         `worse` as soon as the evidence for the previous version reaches 1 / max_p_value, and at the
-        end where the new version was right less often: by then the proof is its own to give.
+        end where the new version was right less often: by then the proof is its own to give. Not so
+        where it shares its answers: then it counts for little where it is wrong.
         """
         if self.evidence * settings.max_p_value >= 1:
             return "worse"
         if len(self.right) < settings.labels and self.windows < settings.windows:
             return None
-        return "worse" if self.losses > self.wins else "proven"
+        return "worse" if self.losses > self.wins and not self.shared else "proven"
 
     def to_wire(self) -> dict[str, Any]:
         """JSON-compatible numbers."""

@@ -87,6 +87,17 @@ class Cusum:
         else:
             self.reset()
 
+    def effects(self) -> dict[int, float]:
+        """By how much each kind was strange since the statistic was last zero, as far as so few
+        windows tell: the best linear predictor of its effect (Searle et al., sec. 7.4), above 0.
+        """
+        between, within = self.spread.between, self.spread.within
+        means = {
+            kind: total / n * between / (between + within / n)
+            for kind, (n, total, _) in self._kinds.items()
+        }
+        return {kind: mean for kind, mean in means.items() if mean > 0}
+
     @property
     def drift_detected(self) -> bool:
         """Whether the statistic is above the threshold now."""

@@ -86,8 +86,8 @@ class _Stream:
     """All that is known of one stream."""
 
     __slots__ = (
-        *("context_before", "context_start", "drift", "errors", "histogram", "sensor", "seq"),
-        *("watches", "windows"),
+        *("context_before", "context_start", "drift", "errors", "histogram", "ordinary", "sensor"),
+        *("seq", "watches", "windows"),
     )
 
     def __init__(self, sensor: SensorCheck | None) -> None:
@@ -95,6 +95,8 @@ class _Stream:
         self.watches: dict[str, _Watch] = {}
         self.errors: LabelledError | None = None
         self.histogram: Histogram | None = None
+        # What was acknowledged: how strange a window of each kind may be, for each detector.
+        self.ordinary: dict[str, dict[int, float]] = {}
         self.context_start = 0
         self.context_before = 0  # the same before the drift that waits
         self.drift: Finding | None = None  # the one that waits for an answer
@@ -105,8 +107,8 @@ class _Stream:
 class DriftMonitor:
     """Watches every stream with every detector.
 
-    After a drift a stream stays drifted, and its detectors rest, until `swap` or `acknowledge`, or
-    until its sensor turns out to have been broken since before.
+    After a drift a stream stays drifted, and nothing more is found, until `swap` or `acknowledge`,
+    or until its sensor turns out to have been broken since before.
 
     Args:
         reference: calibrated reference of the model version that makes the predictions.
@@ -200,8 +202,9 @@ class DriftMonitor:
                 if stream.sensor.suspect:
                     continue
             self._histogram(stream).update(classes[i])
+            moved = self._moved(stream, by_window[i], classes[i], seq)
             if stream.drift is None:
-                findings += self._watch(stream, by_window[i], classes[i], named, seq)
+                findings += self._judge_all(stream, moved, named, seq)
             label = labels[i] if labels else None
             if label is not None:
                 findings += self.label(named, seq, label, classes[i])
@@ -259,13 +262,23 @@ class DriftMonitor:
         self._calibration = _calibrated(reference)
         self._reference = reference
         for stream in self._streams.values():
+            stream.ordinary = {}
             _restart(stream)
 
     def acknowledge(self, key: tuple[str, str]) -> None:
-        """Answer a drift without a new model: watch on, from zero. The context start stays."""
+        """Answer a drift without a new model: it was none. The context start stays.
+
+        What it was made of is ordinary for this stream from now on, kind by kind, and does not
+        raise the same alarm again and again.
+        """
         stream = self._streams.get(StreamKey(*key))
-        if stream is not None:
-            _restart(stream)
+        if stream is None:
+            return
+        for name in DETECTORS.keys() & stream.watches.keys() if stream.drift else ():
+            known = stream.ordinary.setdefault(name, {})
+            for kind, effect in stream.watches[name].cusum.effects().items():
+                known[kind] = known.get(kind, 0.0) + effect
+        _restart(stream)
 
     def forget(self, key: tuple[str, str]) -> None:
         """Make room: drop all that is known of a stream that has gone."""
@@ -294,24 +307,22 @@ class DriftMonitor:
             self._streams[key] = _Stream(sensor)
         return [self._streams[StreamKey(*key)] for key in keys]
 
-    def _watch(
-        self,
-        stream: _Stream,
-        scores: Sequence[float],
-        predicted: int,
-        key: StreamKey,
-        seq: int,
-    ) -> list[Finding]:
+    def _moved(
+        self, stream: _Stream, scores: Sequence[float], predicted: int, seq: int
+    ) -> dict[str, _Watch]:
+        """The detectors, which have taken in a window: a drift that waits is still learned from."""
         stream.windows += 1
         moved = {}
         for name, score in zip(DETECTORS, scores, strict=True):
             watch = stream.watches.get(name)
             if watch is None:
                 watch = stream.watches[name] = _Watch(self._cusum(name))
+            if stream.ordinary:
+                score -= stream.ordinary.get(name, {}).get(predicted, 0.0)
             watch.cusum.update(score, predicted)
             watch.moved(seq)
             moved[name] = watch
-        return self._judge_all(stream, moved, key, seq)
+        return moved
 
     def _judge_all(
         self, stream: _Stream, moved: dict[str, _Watch], key: StreamKey, seq: int

@@ -13,9 +13,17 @@ from edgetuner.config import ProbationConfig
 SETTINGS = ProbationConfig(labels=30, windows=500, max_p_value=0.05)
 
 
-def probation(wins: int = 0, losses: int = 0, both: int = 0, windows: int = 0) -> Probation:
+def probation(
+    wins: int = 0, losses: int = 0, both: int = 0, windows: int = 0, *, shared: bool = False
+) -> Probation:
     pairs = [(True, False)] * wins + [(False, True)] * losses + [(True, True)] * both
-    return Probation(None, {}, windows, dict(enumerate(pairs)))  # type: ignore[arg-type]
+    return Probation(None, {}, shared, windows, dict(enumerate(pairs)))  # type: ignore[arg-type]
+
+
+def test_who_shares_his_answers_stays_unless_he_is_shown_to_be_worse() -> None:
+    assert probation(wins=3, losses=4, both=23).verdict(SETTINGS) == "worse"
+    assert probation(wins=3, losses=4, both=23, shared=True).verdict(SETTINGS) == "proven"
+    assert probation(losses=9, shared=True).verdict(SETTINGS) == "worse"
 
 
 @given(st.integers(0, 60), st.integers(0, 60))

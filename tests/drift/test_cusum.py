@@ -83,3 +83,12 @@ def test_many_streams_at_once_are_the_same(seed: int, mean: float, kinds: int) -
             detector.update(x, k)
             path.append(detector.statistic)
         np.testing.assert_allclose(together[row], path, atol=1e-9)
+
+
+def test_effects_are_what_each_kind_was_strange_by_as_far_as_its_windows_tell() -> None:
+    detector = Cusum(threshold=100.0, spread=Spread(between=1.0, within=0.5))
+    for x, kind in [(2.0, 0), (3.0, 1), (3.0, 1), (-0.5, 2)]:
+        detector.update(x, kind)
+    assert detector.effects() == pytest.approx({0: 2 / 1.5, 1: 3 / 1.25})
+    detector.reset()
+    assert detector.effects() == {}

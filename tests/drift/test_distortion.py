@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from benchmarks.faults import FAULTS, NAMES, WORN
 from edgetuner.drift.distortion import WORN as NO_FAULT
-from edgetuner.drift.distortion import Distortion, Usual, axis_maps
+from edgetuner.drift.distortion import Distortion, DistortionSettings, Usual, axis_maps
 from edgetuner.drift.summary import Summary
 from tests.drift import walkers
 
@@ -130,3 +130,15 @@ def test_short_recordings_tell_nothing() -> None:
     x, _ = walkers.source(count=4)
     assert Usual.fit(Summary.of(x), [np.arange(4)], walkers.TRIADS) is None
     assert Usual.fit(Summary.of(x), [], walkers.TRIADS) is None
+
+
+def test_a_fault_that_lasts_is_how_things_are_from_now_on(usual: Usual) -> None:
+    x = walkers.recording(3, 40, seed=7)
+    broken = FAULTS["turned_axis"](x[12:], np.random.default_rng(0)).astype(np.float32)
+    watch = Distortion(usual, DistortionSettings(lasting=15))
+    play(usual, x[:12], broken[:12], watch=watch)
+    assert watch.fault == "axis_swap"
+    play(usual, broken[12:20], watch=watch)
+    assert watch.fault is None, "a model can learn it"
+    play(usual, broken[20:], watch=watch)
+    assert watch.fault is None, "and nothing is compared with what was before"

@@ -140,8 +140,25 @@ def test_acknowledged_drift_is_watched_from_zero(home: Any) -> None:
     assert not monitor.drifted(KEY)
     assert monitor.context_start(KEY) == drift.onset_seq
     assert monitor.state()["streams"][0]["statistics"] == {}
-    (again,) = drifts(feed(monitor, windows(np.random.default_rng(7), 10, shift=1.5), first=480))
+    (again,) = drifts(feed(monitor, windows(np.random.default_rng(7), 10, shift=6), first=480))
     assert again.onset_seq >= 480
+
+
+def test_what_was_acknowledged_is_ordinary_for_its_stream_until_the_next_version(
+    home: Any,
+) -> None:
+    monitor, rng = DriftMonitor(home), np.random.default_rng(7)
+    alarms = 0
+    for first in range(0, 2400, 240):
+        if drifts(feed(monitor, windows(rng, 10, shift=1.5), first=first)):
+            alarms += 1
+            monitor.acknowledge(KEY)
+    assert 1 <= alarms <= 5, "no kind of window raises the same alarm for ever"
+    assert not drifts(feed(monitor, windows(rng, 10, shift=1.5), first=2400))
+    assert drifts(feed(monitor, windows(rng, 10, shift=1.5), OTHER)), "another stream is another"
+    assert drifts(feed(monitor, windows(rng, 10, shift=6), first=2640)), "and worse is news"
+    monitor.swap(home)
+    assert drifts(feed(monitor, windows(rng, 10, shift=1.5), first=2880))
 
 
 def test_swap_without_thresholds_is_refused_and_changes_nothing(home: Any) -> None:

@@ -284,3 +284,14 @@ def test_a_sensor_worn_elsewhere_is_no_fault(
         sensor = SensorCheck(profile)
         for x in np.concatenate([arm.x[rows[:20]], other.x[rows[20:40]]]):
             assert sensor.update(x) is None
+
+
+def test_a_dead_channel_is_named_whatever_else_is_wrong() -> None:
+    sensor = check(persistence=3)
+    windows = life(9, seed=1)
+    for seq, x in enumerate(windows[:4]):
+        sensor.update(x, seq=seq, hz=3 * HZ)
+    assert sensor.fault == "rate"
+    for seq, x in enumerate(windows[4:7], start=4):
+        sensor.update(flat(x), seq=seq, hz=3 * HZ)
+    assert (sensor.fault, sensor.channel, sensor.since_seq) == ("flat_line", 1, 4)
