@@ -53,6 +53,7 @@ _DAY_S = 86_400.0
 _TICK_S = 1.0  # cool-downs and free memory change without anybody saying so
 _LATER = 1000  # labelled windows, newest first, that a gate or a probation looks at
 _MORE = 1.4  # times the labels of a candidate that was refused, before the next one
+_MORE_CLASSES = 1.5  # times those that a version was trained on, for it to be made anew
 _PATIENCE_S = 2.0  # an operator's request waits; shorter than his client does
 
 
@@ -113,6 +114,8 @@ class Coordinator:
         self._recurrence = Recurrence({})
         self._since_alarm = 0  # labelled windows
         self._refused_with = 0  # labelled windows, when a candidate was refused last
+        self._learned: int | None = None  # labelled classes that the live version was trained on
+        self._news_of_labels = False
         self.counts = dict.fromkeys(
             ("adaptations", "reuses", "swaps", "refused", "failed", "promotions", "rollbacks"), 0
         )
@@ -148,6 +151,7 @@ class Coordinator:
 
     def on_labels(self) -> None:
         """More windows have labels."""
+        self._news_of_labels = True
         self._wake.set()
 
     def describe(self) -> dict[str, Any]:
@@ -260,11 +264,24 @@ class Coordinator:
         async with self._busy:
             if self._probation is not None:
                 await self._review(self._probation)
-            elif not self.paused and (self._drifted or self._requested is not None):
+            elif not self.paused and (
+                self._drifted or self._requested is not None or await self._has_shown_more()
+            ):
                 await self._adapt()
 
+    async def _has_shown_more(self) -> bool:
+        """Whether the context that the live version was trained on has by now shown half as many
+        activities more, so that the version is to be made anew.
+        """
+        if self._learned is None or not self._news_of_labels:
+            return False
+        self._news_of_labels = False
+        starts = await self._starts()
+        counts = await self._pipeline.stored(lambda store: store.count_labels(starts))
+        return int((counts > 0).sum()) >= ceil(_MORE_CLASSES * self._learned)
+
     async def _adapt(self) -> None:
-        why = self._requested or "; ".join(self._drifted.values()) or "asked for"
+        why = self._requested or "; ".join(self._drifted.values()) or "more activities are labelled"
         starts = await self._starts()
         # Reading thousands of windows at every label, only to count, would hold up the store.
         counts = await self._pipeline.stored(lambda store: store.count_labels(starts))
@@ -301,6 +318,7 @@ class Coordinator:
             result = await self._train(job)
             candidate = await self._recheck(job)
             verdict = await self._gate(job, candidate, context, since)
+            learned = len(np.unique(context.y[context.y >= 0]))
             self._stop_if_paused(job)
             self.last = {"job": job.ask.job, "rung": result["rung"], "gate": verdict.to_wire()}
             self.last["rungs"] = self._progress.rungs
@@ -310,7 +328,7 @@ class Coordinator:
                 if name in result
             }
             if verdict.passed:
-                await self._swap(candidate, verdict)
+                await self._swap(candidate, verdict, learned)
             else:
                 await self._refuse(job, verdict, situation.labels)
         except EdgetunerError as error:
@@ -340,7 +358,10 @@ class Coordinator:
         if not self._at_home(f1):
             return False
         self._answered()
-        await self._acknowledge(f1)
+        if self._learned is not None:
+            self._learned = len(np.unique(labelled.y))
+        if self._drifted:
+            await self._acknowledge(f1)
         self.state = "watching"
         self._tell()
         return True
@@ -529,13 +550,15 @@ class Coordinator:
         later = later.take(~self._faults.cover(later) & apart(later, context, self._window_ns()))
         return await self._judge.verdict(candidate, held.followed_by(later), job.ask.gate)
 
-    async def _swap(self, candidate: ModelVersion, verdict: Verdict) -> None:
+    async def _swap(
+        self, candidate: ModelVersion, verdict: Verdict, learned: int | None = None
+    ) -> None:
         starts = await self._pipeline.stored(lambda store: store.next_seqs())
         self._registry.begin_probation(candidate.id, verdict.reason)
         beside = self._anchor() if self._config().adapt.beside else None
         previous = await self._pipeline.swap(Serving(candidate, beside))
         self._probation = Probation(previous, starts, shared=beside is not None)
-        self._refused_with = 0
+        self._refused_with, self._learned = 0, learned
         self._drifted.clear()
         self.counts["swaps"] += 1
         self._enter(
@@ -604,7 +627,7 @@ class Coordinator:
     async def _roll_back(self, probation: Probation, reason: str) -> str:
         self._registry.end_probation(reason)
         taken = await self._pipeline.swap(probation.previous)
-        self._probation = None
+        self._probation = self._learned = None
         self.counts["rollbacks"] += 1
         self._back_off()
         version = probation.previous.version.id
@@ -633,7 +656,7 @@ class Coordinator:
 
     async def _serve(self, serving: Serving) -> None:
         await self._pipeline.swap(serving)
-        self._probation = None
+        self._probation = self._learned = None
         self._failures = self._judge.refusals = 0
         self._drifted.clear()
 
@@ -669,6 +692,8 @@ class Coordinator:
         return max(0.0, round(self._not_before - self._clock(), 1))
 
     def _defer(self, reason: str) -> None:
+        if not self._drifted and self._requested is None:
+            return  # nobody waits for it
         self.state = "drifted" if self._drifted else "requested"
         # One more label is news for the state, but no event: only another obstacle is.
         if _wording(reason) != _wording(self.deferred or ""):

@@ -101,8 +101,15 @@ class Stage:
         job.write_result(result)
         return result
 
-    async def see(self, count: int, *, shift: int = 1, labelled: bool = True) -> None:
-        """Windows are stored, predicted, labelled as `shift` classes on."""
+    async def see(
+        self,
+        count: int,
+        *,
+        shift: int = 1,
+        labelled: bool = True,
+        only: tuple[int, ...] = (0, 1, 2),
+    ) -> None:
+        """Windows are stored, predicted, labelled as `shift` classes on, if it is `only` these."""
         seqs = range(self.seq, self.seq + count)
         self.seq += count
         entries = [
@@ -113,7 +120,8 @@ class Stage:
         predicted, _ = await self.pipeline.predict(stored)
         self.coordinator.on_predictions(len(predicted))
         if labelled:
-            labels = [LabelEntry(*KEY, n, (waves.label_of(n) + shift) % 3, n) for n in seqs]
+            said = [(n, (waves.label_of(n) + shift) % 3) for n in seqs]
+            labels = [LabelEntry(*KEY, n, label, n) for n, label in said if label in only]
             await self.pipeline.stored(lambda store: store.add_labels(labels))
             self.coordinator.on_labels()
 
@@ -282,6 +290,29 @@ def test_each_rollback_is_waited_for_twice_as_long_until_a_version_proves_itself
         assert stage.coordinator.counts["failed"] == 2, "it begins anew with the first wait"
 
     play(scene)
+
+
+def test_a_context_that_has_shown_more_activities_is_learned_anew_without_another_drift(
+    play: Callable[..., None],
+) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.see(72, only=(0, 1))
+        stage.drift()
+        await stage.coordinator.consider()
+        await stage.see(18, only=(0, 1))
+        await stage.coordinator.consider()
+        assert stage.events()[-1] == "promoted"
+        stage.now += 100
+        for _ in range(2):
+            await stage.see(9, only=(0, 1), shift=2)
+            await stage.coordinator.consider()
+        assert stage.events()[-1] == "promoted", "nothing new, and nobody is told so"
+        await stage.see(36, shift=2)
+        await stage.coordinator.consider()
+        assert stage.told("adaptation_started")["why"] == "more activities are labelled"
+        assert len(stage.trainings) == 2
+
+    play(scene, adapt={"min_classes": 2})
 
 
 def test_too_few_labels_defer_and_say_so_once(play: Callable[..., None]) -> None:
