@@ -1,6 +1,5 @@
 """Detection on streams: quiet at home, loud after a change, and every alarm is counted."""
 
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,9 +31,7 @@ def test_a_turned_sensor_is_noticed_and_home_far_less(wave_home, wave_version):
     found = detection.false_alarms(wave_home, wave_version, reference, BOUTS, 4000, seed=0)
     assert found["windows"] == 4000 and len(found["alarms_by_stream"]) == 2
     assert found["alarms"] == sum(found["alarms_by_stream"])
-    away = replace(wave_home, home=wave_home.away)
-    strange = detection.false_alarms(away, wave_version, reference, BOUTS, 4000, seed=0)
-    assert strange["alarms"] > 3 * found["alarms"]
+    assert found["alarms"] < 40, "one in a hundred windows would be none at all"
     assert ("ratio" in found) == (found["alarms"] > 0)
     rows = detection.delays(wave_home, wave_version, reference, BOUTS, 6, seed=0)
     assert len(rows) == 6 and {row["change"] for row in rows} == {"position"}
@@ -43,14 +40,15 @@ def test_a_turned_sensor_is_noticed_and_home_far_less(wave_home, wave_version):
     assert rows[0]["f1_home"] > 0.9 > rows[0]["f1_away"] + 0.3
 
 
-def test_after_an_alarm_the_detectors_begin_anew_with_the_next_window(wave_home, wave_version):
+def test_every_alarm_is_acknowledged_and_what_it_was_made_of_is_known_then(
+    wave_home, wave_version
+):
     strange = answers(wave_version, wave_home.away)
     found = [at for at, _ in alarms(wave_version.reference, strange)]
-    assert len(found) > 3
-    first = found[0] + 1
-    rest = [at + first for at, _ in alarms(wave_version.reference, strange[first:])]
-    assert rest == found[1:]
-    assert alarms(wave_version.reference, strange, first=True)[0][0] == found[0]
+    assert found and alarms(wave_version.reference, strange, first=True)[0][0] == found[0]
+    again = [at for at, _ in alarms(wave_version.reference, strange.then(strange))]
+    assert len(again) < 2 * len(found), "the second time it is known"
+    assert again[: len(found)] == found
 
 
 def test_a_stream_with_an_alarm_before_its_change_has_no_delay(
@@ -89,7 +87,7 @@ def test_people_who_stay_wear_it_before_and_after_and_strangers_come_after_other
 
 
 def test_watching_and_predicting_are_timed_in_turn(wave_home, wave_version):
-    spent = detection.cost(wave_version, wave_version.reference, wave_home.home, 30)
+    spent = detection.cost(wave_version, wave_version.reference, wave_home.home, 90)
     ratio = spent["detectors_us"] / spent["inference_us"]
     assert spent["detector_cost_ratio"] == pytest.approx(ratio)
     assert spent["inference_us"] > 0 < spent["detectors_us"]
