@@ -32,6 +32,7 @@ from edgetuner.metrics import macro_f1
 
 RESULTS = Path(__file__).parent / "results"
 VALIDATION = 0.3  # of what is learned from, its last part in time
+_KEY = ("backbone", "dataset", "shift", "labels_per_class", "seed")
 _SHARES = (85, 95, 100)  # per cent of full fine-tuning's final F1
 # Label budgets by backbone, of which one seed takes about an hour on two cores: rather many shifts
 # and budgets once than few of them often; --seeds asks for more.
@@ -51,7 +52,7 @@ class Plan:
     """What is compared on one shift.
 
     Attributes:
-        budgets: labels a class; None for all.
+        budget: labels a class; None for all.
         seed: of every random draw; each takes the next stranger as its target.
         rates: learning rate by method, for those that have one.
         classes: how many of them a person has shown, drawn by the seed; the test has all.
@@ -59,40 +60,40 @@ class Plan:
 
     shift: Shift
     backbone: str
-    budgets: tuple[int | None, ...]
+    budget: int | None
     seed: int
     methods: tuple[str, ...]
     rates: dict[str, float]
     classes: int | None = None
 
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What its rows are told from others by: values of `_KEY`."""
+        return self.backbone, self.shift.dataset, self.shift.name, self.budget, self.seed
+
 
 def run(plan: Plan) -> list[Row]:
-    """A row for each method and budget; methods take turns."""
+    """A row for each method; they take turns."""
     _quietly()
-    rows = []
     seed, stranger = plan.seed, _stranger(plan.shift, plan.seed)
     at = _seen(case(plan.shift, plan.backbone, stranger), plan, seed)
-    before = _f1(at, at.test.x, at.test.y), _f1(at, at.home.x, at.home.y)
-    for budget in plan.budgets:
-        labelled = at.labelled(budget, seed)
-        curves = {
-            name: LEARNERS[name][0](at, labelled, seed, plan.rates.get(name))
-            for name in plan.methods
-        }
-        goal = curves[FULL].f1 if FULL in curves else None
-        known = {
-            "dataset": plan.shift.dataset,
-            "shift": plan.shift.name,
-            "backbone": plan.backbone,
-            "stranger": stranger,
-            "seed": seed,
-            "labels_per_class": budget,
-            "classes": plan.classes,
-            "f1_zero_shot": before[0],
-            "f1_source_before": before[1],
-        }
-        rows += [known | {"method": name} | _outcome(curve, goal) for name, curve in curves.items()]
-    return rows
+    labelled = at.labelled(plan.budget, seed)
+    curves = {
+        name: LEARNERS[name][0](at, labelled, seed, plan.rates.get(name)) for name in plan.methods
+    }
+    goal = curves[FULL].f1 if FULL in curves else None
+    known = {
+        "dataset": plan.shift.dataset,
+        "shift": plan.shift.name,
+        "backbone": plan.backbone,
+        "stranger": stranger,
+        "seed": seed,
+        "labels_per_class": plan.budget,
+        "classes": plan.classes,
+        "f1_zero_shot": _f1(at, at.test.x, at.test.y),
+        "f1_source_before": _f1(at, at.home.x, at.home.y),
+    }
+    return [known | {"method": name} | _outcome(curve, goal) for name, curve in curves.items()]
 
 
 def _seen(at: Case, plan: Plan, seed: int) -> Case:
@@ -164,7 +165,7 @@ def plans(options: argparse.Namespace) -> list[Plan]:
         Plan(
             shift,
             backbone,
-            options.budgets or suite.get(backbone, SUITE[backbone]),
+            budget,
             seed,
             options.methods,
             {},
@@ -173,6 +174,7 @@ def plans(options: argparse.Namespace) -> list[Plan]:
         for seed in range(options.seeds)
         for backbone in options.backbones or suite
         for shift in shifts
+        for budget in options.budgets or suite.get(backbone, SUITE[backbone])
     ]
 
 
@@ -182,12 +184,8 @@ def main() -> None:
     if options.quick:
         options.datasets = ("seglearn",)
     rows, rates = _before(options.json) if options.resume else ([], {})
-    done = {(row["backbone"], row["dataset"], row["shift"], row["seed"]) for row in rows}
-    asked = [
-        plan
-        for plan in plans(options)
-        if (plan.backbone, plan.shift.dataset, plan.shift.name, plan.seed) not in done
-    ]
+    done = {tuple(row[key] for key in _KEY) for row in rows}
+    asked = [plan for plan in plans(options) if plan.key not in done]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.workers, mp_context=spawn) as pool:
         first = {
@@ -199,10 +197,7 @@ def main() -> None:
         asked = [replace(p, rates=rates[p.backbone, p.shift.dataset]) for p in asked]
         for plan, found in zip(asked, pool.map(run, asked), strict=True):
             rows += found
-            print(
-                f"{plan.backbone}, {plan.shift.dataset}: {plan.shift.name}, seed {plan.seed}",
-                flush=True,
-            )
+            print(*plan.key, sep=", ", flush=True)
             if options.json:
                 _write(options.json, rows, rates)
     print(table(rows))
@@ -241,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with what --json holds: shifts and seeds that are missing",
+        help="go on with what --json holds: settings and seeds that are missing",
     )
     parser.add_argument(
         "--json", type=Path, help="where rows and summary go, with a table and a picture beside"

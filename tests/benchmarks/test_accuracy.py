@@ -86,7 +86,7 @@ def test_a_stranger_is_nobody_whom_the_source_knows(shift):
 
 def test_every_method_gives_a_row_and_a_curve(shift):
     rates = {name: rates[0] for name, (_, rates) in LEARNERS.items() if rates}
-    rows = accuracy.run(Plan(shift, "small_cnn", (5,), 0, tuple(LEARNERS), rates))
+    rows = accuracy.run(Plan(shift, "small_cnn", 5, 0, tuple(LEARNERS), rates))
     assert [row["method"] for row in rows] == list(LEARNERS)
     for row in rows:
         assert 0 <= row["f1_target"] <= 1 and row["seconds_total"] > 0
@@ -109,7 +109,8 @@ def test_somebody_who_has_shown_two_classes_is_learned_from_and_tested_on_all(sh
         return Curve([(1.0, 0.5)])
 
     monkeypatch.setitem(LEARNERS, "head", (learn, ()))
-    accuracy.run(Plan(shift, "small_cnn", (5, None), 0, ("head",), {}, classes=2))
+    for budget in (5, None):
+        accuracy.run(Plan(shift, "small_cnn", budget, 0, ("head",), {}, classes=2))
     for trial, labelled in seen:
         assert len(np.unique(labelled.y)) == len(np.unique(trial.pool.y)) == 2
         assert len(np.unique(trial.test.y)) == 3
@@ -124,7 +125,7 @@ def test_a_learning_rate_is_chosen_without_a_look_at_the_test(shift, monkeypatch
         return Curve([(1.0, {0.1: 0.3, 0.2: 0.9, 0.3: 0.5}[rate])])
 
     monkeypatch.setitem(LEARNERS, "head", (learn, (0.1, 0.2, 0.3)))
-    asked = Plan(shift, "small_cnn", (5,), 0, ("head", "ladder"), {})
+    asked = Plan(shift, "small_cnn", 5, 0, ("head", "ladder"), {})
     monkeypatch.setattr(accuracy, "_quietly", lambda: None)
     assert accuracy.tune(asked) == {"head": 0.2}, "ours has nothing to choose"
     tested = {row.tobytes() for row in at.test.x}

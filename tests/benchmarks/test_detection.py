@@ -1,6 +1,5 @@
 """Detection on streams: quiet at home, loud after a change, and every alarm is counted."""
 
-
 import numpy as np
 import pytest
 
@@ -40,9 +39,7 @@ def test_a_turned_sensor_is_noticed_and_home_far_less(wave_home, wave_version):
     assert rows[0]["f1_home"] > 0.9 > rows[0]["f1_away"] + 0.3
 
 
-def test_every_alarm_is_acknowledged_and_what_it_was_made_of_is_known_then(
-    wave_home, wave_version
-):
+def test_every_alarm_is_acknowledged_and_what_it_was_made_of_is_known_then(wave_home, wave_version):
     strange = answers(wave_version, wave_home.away)
     found = [at for at, _ in alarms(wave_version.reference, strange)]
     assert found and alarms(wave_version.reference, strange, first=True)[0][0] == found[0]
