@@ -98,7 +98,8 @@ def run(job: Job, allow_factories: Sequence[str] = ()) -> dict[str, Any]:
         "calibrated_on": calibrated_on,
         **candidate.facts,
     }
-    exemplars = _exemplars(base, candidate, material, settings.policy)
+    kept = settings.policy == "retain" or not settings.beside
+    exemplars = _exemplars(base, candidate, None if kept else material)
     version = _write(job, base, candidate, reference, exemplars, facts)
     return {
         **facts,
@@ -283,14 +284,15 @@ def _reference(
 
 
 def _exemplars(
-    base: Bundle, candidate: Climbed, material: Material, policy: str
+    base: Bundle, candidate: Climbed, material: Material | None
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """What stands for a class where the next adaptation has no window of it: the windows of this
     context that the candidate itself recognises, as many of a class as the base has, and the base's
-    own for the rest. Those that guard the source stay, and under `retain` all of them.
+    own for the rest. Those that guard the source stay; and all of them where the material is None:
+    under `retain`, or where no other version keeps what is known of the source.
     """
     x, y = base.exemplar_x.copy(), base.exemplar_y
-    if policy == "retain":
+    if material is None:
         return x, y
     known = material.y.cpu().numpy()
     recognised = predict(candidate.module, material.x.cpu()) == known
