@@ -173,6 +173,7 @@ def _false_alarm_table(rows: Sequence[Row]) -> list[str]:
     lines = [
         "## False alarms where nothing changes",
         "",
+        "Every alarm is answered at once by `acknowledge`, from which the detectors learn. "
         "*Ratio*: measured over asked windows between two of them; 1 is right, below it there are "
         "too many.",
         "",

@@ -351,10 +351,13 @@ class Coordinator:
         """Whether those who answer do as well in this context as at home, so that nothing has to be
         learned: what the detectors of the live version find strange, the one beside it may know.
         """
-        labelled = context.take(context.y >= 0)
+        # Only what they said before anybody could learn from it: on windows that a version was
+        # trained on it is always right.
+        before = context.version == self._pipeline.version.id
+        labelled = context.take((context.y >= 0) & before)
         if len(labelled) < self._config().gate.min_windows:
             return False
-        f1 = macro_f1(labelled.y, await self._answers.on_record(labelled))
+        f1 = macro_f1(labelled.y, labelled.predicted)
         if not self._at_home(f1):
             return False
         self._answered()

@@ -295,15 +295,17 @@ def _exemplars(
     if material is None:
         return x, y
     known = material.y.cpu().numpy()
+    scaled = material.x.cpu().numpy()
+    with np.errstate(over="ignore"):
+        raw = (scaled * base.std[:, None] + base.mean[:, None]).astype(x.dtype)
     recognised = predict(candidate.module, material.x.cpu()) == known
+    recognised &= np.isfinite(raw).all(axis=(1, 2))  # what half precision cannot hold
     for k in np.unique(known):
         place = np.flatnonzero((y == k) & ~guards(y))
         new = np.flatnonzero((known == k) & recognised)
         count = min(len(place), len(new))
         chosen = new[np.linspace(0, len(new) - 1, count).astype(int)] if count else new
-        scaled = material.x[chosen].cpu().numpy()
-        raw = scaled * base.std[:, None] + base.mean[:, None]
-        x[place[:count]] = raw.astype(x.dtype)
+        x[place[:count]] = raw[chosen]
     return x, y
 
 

@@ -30,7 +30,8 @@ def test_a_turned_sensor_is_noticed_and_home_far_less(wave_home, wave_version):
     found = detection.false_alarms(wave_home, wave_version, reference, BOUTS, 4000, seed=0)
     assert found["windows"] == 4000 and len(found["alarms_by_stream"]) == 2
     assert found["alarms"] == sum(found["alarms_by_stream"])
-    assert found["alarms"] < 40, "one in a hundred windows would be none at all"
+    ((noticed, _),) = alarms(reference, answers(wave_version, wave_home.away), first=True)
+    assert 2 * (noticed + 1) * found["alarms"] < found["windows"]
     assert ("ratio" in found) == (found["alarms"] > 0)
     rows = detection.delays(wave_home, wave_version, reference, BOUTS, 6, seed=0)
     assert len(rows) == 6 and {row["change"] for row in rows} == {"position"}
