@@ -108,7 +108,11 @@ def asked(reference: Reference) -> dict[str, Any]:
     """How a calibrated reference was calibrated, as arguments of `calibrate`."""
     known = reference.calibration
     assert known is not None
-    return {"run_length": known.run_length, "bouts": known.bouts}
+    return {
+        "run_length": known.run_length,
+        "bouts": known.bouts,
+        "first_share": known.first_share,
+    }
 
 
 def home(shift: Shift, backbone: str, stranger: int | None = None) -> Home:

@@ -40,8 +40,9 @@ from edgetuner.adapt.ladder import Climbed, chosen, climb, predict
 from edgetuner.adapt.material import Material
 from edgetuner.bundle import Bundle, Tensors, describe, write_bundle
 from edgetuner.config import FACTORY_PATTERN
-from edgetuner.drift.calibrate import MIN_WINDOWS, bouts_of, calibrate
+from edgetuner.drift.calibrate import MIN_WINDOWS, calibrate
 from edgetuner.drift.error import ErrorRate
+from edgetuner.drift.life import bouts_of
 from edgetuner.drift.reference import Reference
 from edgetuner.errors import AdaptationError, BudgetError, EdgetunerError, UsageError
 from edgetuner.factories import build_module
@@ -280,7 +281,10 @@ def _reference(
     bouts = bouts_of(windows.x.shape[2] / base.manifest.hz) if known is None else known.bouts
     if asked is None:
         asked = _RUN_LENGTH if known is None else known.run_length
-    return calibrate(reference, asked, bouts=bouts, seed=ask.settings.seed), calibrated_on
+    # How much answered alarms save is a matter of life at home, of which this is too little.
+    share = 1.0 if known is None else known.first_share
+    seed = ask.settings.seed
+    return calibrate(reference, asked, bouts=bouts, seed=seed, first_share=share), calibrated_on
 
 
 def _exemplars(

@@ -6,10 +6,11 @@ simulated streams with realistic bouts. The model's confidence takes the same wa
 where labels come. A fault of the sensor is told apart, since no training can repair it.
 """
 
-from edgetuner.drift.calibrate import bouts_of, calibrate
+from edgetuner.drift.calibrate import calibrate
 from edgetuner.drift.cusum import Cusum, Spread
 from edgetuner.drift.error import ErrorRate, LabelledError
 from edgetuner.drift.histogram import Histogram
+from edgetuner.drift.life import bouts_of
 from edgetuner.drift.monitor import DriftMonitor, Finding, MonitorSettings, StreamKey
 from edgetuner.drift.reference import DETECTORS, Calibration, Reference
 from edgetuner.drift.sensor import SensorCheck, SensorProfile, SensorSettings

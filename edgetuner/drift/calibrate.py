@@ -1,11 +1,10 @@
 """Thresholds for the asked time between false alarms, from playing the held-out windows again.
 
-Neighbouring windows are alike (they overlap, and a person does one thing for minutes), so a
-threshold from a textbook, which assumes independent scores, cries many times too often. Here
-streams are made of bouts, two seconds to twenty minutes long: each plays a stretch of one held-out
-recording in its own order (a circular moving-block bootstrap, Politis and Romano, 1992, whose
-blocks never leave a recording), and a stream stays with one person. So the dependence is that of
-life.
+A threshold from a textbook assumes independent scores, and cries many times too often; here it is
+counted when the CUSUMs of simulated days (`Life`) first pass it. And an alarm is an answer away
+from not coming again: the service learns from it what is ordinary (`DriftMonitor.acknowledge`), so
+that over a life alarms are much rarer than the first one lets expect. Thresholds may be as much
+lower, and changes are noticed as much sooner.
 """
 
 from __future__ import annotations
@@ -17,12 +16,13 @@ from numpy.typing import NDArray
 
 from edgetuner.drift.cusum import Spread, statistics
 from edgetuner.drift.error import SPREAD, ErrorRate
+from edgetuner.drift.life import Life
 from edgetuner.drift.reference import DETECTORS, Calibration, Reference
+from edgetuner.drift.renewal import answered_alarms
 from edgetuner.drift.standard import HIGH, LOW, Scale
 from edgetuner.errors import DriftError
 
 MIN_WINDOWS = 40  # fewer held-out windows than this say nothing about a tail
-BOUT_S = (2.0, 1200.0)  # seconds that people stay with one thing, log-uniform between them
 # How the false alarms are shared out. Embeddings see a change much sooner than the others do; and
 # where no labels come, errors on them raise none.
 _SHARES = {"embedding": 0.7, "confidence": 0.2, "error": 0.1}
@@ -35,17 +35,19 @@ _MOST_WINDOWS = 2_000_000  # simulated in all
 _LEAST_WINDOWS = 1_000_000
 _CHUNK = 1_000_000  # windows simulated at once, to bound memory
 _LEVELS = 1000  # thresholds tried, evenly spaced: far finer than the error of the simulation
+_BELIEVED = 1000  # windows: a shorter run length may be counted, however few were held out
 _BISECTIONS = 20
+# A life with answered alarms: streams, run lengths that each goes on for, and the longest run
+# length that is tried.
+_LIVES, _LIFE, _TRIED = 40, 3, 10_000
+_FIRST_SHARES = (1.0, 0.5, 0.25, 0.125)
+# Held-out windows are known to their own reference, later ones are stranger: on synthetic streams,
+# where nothing else differs, alarms come this much sooner than simulated.
+_MARGIN = 1.7
 
 Scores = NDArray[np.float64]
 Ints = NDArray[np.int64]
 _Record = tuple[Ints, Scores]  # of one stream: when its CUSUM reached a new maximum, and which
-
-
-def bouts_of(window_s: float) -> tuple[int, int]:
-    """Shortest and longest bout in windows, of which one begins every `window_s` seconds."""
-    shortest, longest = (max(1, round(seconds / window_s)) for seconds in BOUT_S)
-    return shortest, longest
 
 
 def calibrate(
@@ -54,8 +56,10 @@ def calibrate(
     *,
     bouts: tuple[int, int] = (1, 240),
     seed: int = 0,
+    first_share: float | None = None,
 ) -> Reference:
-    """Set thresholds: all detectors together raise one false alarm in `run_length` windows.
+    """Set thresholds: all detectors together raise one false alarm in `run_length` windows, in a
+    life of some run lengths in which every alarm is answered.
 
     Each detector may raise its share of them. A simulated stream without an
     alarm by its end counts its windows but no alarm: mean run length = windows before the first
@@ -70,25 +74,30 @@ def calibrate(
         bouts: shortest and longest, in windows, log-uniform in between; a shorter recording is
             played round.
         seed: of the simulation.
+        first_share: see `Calibration`; found by simulating such lives if None, which takes longer.
 
     Raises:
         DriftError: too few held-out windows, scores that do not vary, or a run length too short to
             aim at.
     """
     _check(reference, run_length, bouts)
-    horizon = max(_HORIZON, _BOUTS * bouts[1])
-    windows = min(max(_ALARMS * run_length, _LEAST_WINDOWS), _MOST_WINDOWS)
-    size = max(1, round(windows / horizon)), horizon
     errors = reference.errors if reference.errors is not None and reference.errors.tells else None
     asked = run_length if errors is None else run_length / (1 - _SHARES["error"])
-    thresholds = _solve(_simulate(reference, size, bouts, seed), asked)
+    if first_share is None:
+        size = _size(min(run_length, _TRIED), bouts)
+        passages = _simulate(reference, size, bouts, seed)
+        first_share = _first_share(reference, passages, asked, bouts, seed)
+        if _size(first_share * run_length, bouts) > size:
+            passages = _simulate(reference, _size(first_share * run_length, bouts), bouts, seed)
+    else:
+        passages = _simulate(reference, _size(first_share * run_length, bouts), bouts, seed)
+    thresholds = _solve(reference, passages, first_share * asked)
     if errors is not None:
-        passages = _simulate_errors(reference, errors, size, bouts, seed)
-        thresholds["error"] = passages.threshold(run_length / _SHARES["error"])
-    for name, scale in reference.scales.items():
-        thresholds[name] = max(thresholds[name], _strangest(scale.spread))
+        size = _size(run_length, bouts)
+        of_errors = _simulate_errors(reference, errors, size, bouts, seed)
+        thresholds["error"] = of_errors.threshold(run_length / _SHARES["error"])
     return reference.with_calibration(
-        Calibration(thresholds=thresholds, run_length=float(run_length), bouts=bouts, seed=seed)
+        Calibration(thresholds, float(run_length), bouts, seed, first_share)
     )
 
 
@@ -105,8 +114,18 @@ def calibrated_for(reference: Reference, run_length: float | None) -> Reference:
     wanted = run_length or (known.run_length if known else None)
     if wanted is None:
         return reference
-    bouts, seed = ((1, 240), 0) if known is None else (known.bouts, known.seed)
-    return calibrate(reference, wanted, bouts=bouts, seed=seed)
+    if known is None:
+        return calibrate(reference, wanted)
+    return calibrate(
+        reference, wanted, bouts=known.bouts, seed=known.seed, first_share=known.first_share
+    )
+
+
+def _size(run_length: float, bouts: tuple[int, int], most: int = _MOST_WINDOWS) -> tuple[int, int]:
+    """Streams and their windows, of which enough alarms come."""
+    horizon = max(_HORIZON, _BOUTS * bouts[1])
+    windows = min(max(_ALARMS * run_length, _LEAST_WINDOWS), _MOST_WINDOWS)
+    return max(1, round(windows / horizon)), horizon
 
 
 def _check(reference: Reference, run_length: float, bouts: tuple[int, int]) -> None:
@@ -147,18 +166,28 @@ def _simulate(
 ) -> dict[str, _Passages]:
     """First passages of simulated streams for each detector; all watch the same streams."""
     rng = np.random.default_rng(seed)
-    held = reference.held_predicted
-    scores = {name: reference.scales[name](reference.held[name], held) for name in DETECTORS}
     records: dict[str, list[_Record]] = {name: [] for name in DETECTORS}
-    life = _Life(reference)
+    life = Life(reference)
     for rows in _chunks(*size):
         windows, _ = life.play(rng, (rows, size[1]), bouts)
-        kinds = held[windows]
-        for name, score in scores.items():
-            scale = reference.scales[name]
-            seen = score[windows] + _unseen(rng, reference, name, kinds)
-            records[name] += _records(statistics(seen.clip(LOW, HIGH), kinds, scale.spread))
-    return {name: _Passages(streams, size[1]) for name, streams in records.items()}
+        kinds = reference.held_predicted[windows]
+        for name, seen in _scores(reference, windows, rng).items():
+            records[name] += _records(statistics(seen, kinds, reference.scales[name].spread))
+    return {
+        name: _Passages(streams, size[1], len(reference.held_predicted))
+        for name, streams in records.items()
+    }
+
+
+def _scores(reference: Reference, windows: Ints, rng: np.random.Generator) -> dict[str, Scores]:
+    """What each detector makes of held-out windows (streams, windows), the same shape."""
+    held = reference.held_predicted
+    found = {}
+    for name in DETECTORS:
+        score = reference.scales[name](reference.held[name], held)
+        seen = score[windows] + _unseen(rng, reference, name, held[windows])
+        found[name] = seen.clip(LOW, HIGH)
+    return found
 
 
 def _unseen(rng: np.random.Generator, reference: Reference, name: str, kinds: Ints) -> Scores:
@@ -183,7 +212,7 @@ def _simulate_errors(
 ) -> _Passages:
     """Beta-binomial errors in bouts of the classes predicted at home."""
     rng = np.random.default_rng(seed + 1)
-    life = _Life(reference)
+    life = Life(reference)
     rate, precision = errors.rate, 1 / SPREAD.between - 1
     right, wrong = errors.score(False), errors.score(True)
     records: list[_Record] = []
@@ -194,47 +223,13 @@ def _simulate_errors(
         chance = of_bout[np.cumsum(new) - 1].reshape(new.shape)
         scores = np.where(rng.random(kinds.shape) < chance, wrong, right)
         records += _records(statistics(scores, kinds, SPREAD))
-    return _Passages(records, size[1])
+    return _Passages(records, size[1], size[0] * size[1])
 
 
 def _chunks(streams: int, horizon: int) -> Iterator[int]:
     at_once = max(1, _CHUNK // horizon)
     for done in range(0, streams, at_once):
         yield min(at_once, streams - done)
-
-
-class _Life:
-    """Streams of bouts from the held-out recordings, each stream of one person or device."""
-
-    def __init__(self, reference: Reference) -> None:
-        recording, wearer = reference.held_recording, reference.held_wearer
-        self._order = np.lexsort((np.arange(len(wearer)), recording, wearer))
-        pairs = np.stack([wearer, recording], 1)[self._order]
-        self._first = np.flatnonzero(np.append(True, (np.diff(pairs, axis=0) != 0).any(1)))
-        self._lengths = np.diff(np.append(self._first, len(wearer)))
-        whose = pairs[self._first, 0]
-        self._recordings = [np.flatnonzero(whose == w) for w in np.unique(whose)]
-
-    def play(
-        self, rng: np.random.Generator, shape: tuple[int, int], bouts: tuple[int, int]
-    ) -> tuple[Ints, Ints]:
-        """Held-out windows, and how far into its bout each is, (streams, windows) both."""
-        streams, horizon = shape
-        windows, since = np.empty(shape, np.int64), np.empty(shape, np.int64)
-        low, high = np.log(bouts[0]), np.log(bouts[1] + 1)
-        for row in range(streams):
-            recordings = self._recordings[rng.integers(len(self._recordings))]
-            ends = np.zeros(0, np.int64)
-            while not len(ends) or ends[-1] < horizon:
-                drawn = np.exp(rng.uniform(low, high, 64)).astype(np.int64)
-                ends = np.append(ends, (ends[-1] if len(ends) else 0) + np.cumsum(drawn))
-            chosen = recordings[rng.integers(len(recordings), size=len(ends))]
-            start = rng.integers(self._lengths[chosen])
-            bout = np.searchsorted(ends, np.arange(horizon), "right")
-            since[row] = np.arange(horizon) - np.append(0, ends)[bout]
-            place = (start[bout] + since[row]) % self._lengths[chosen[bout]]
-            windows[row] = self._order[self._first[chosen[bout]] + place]
-        return windows, since
 
 
 def _records(paths: Scores) -> list[_Record]:
@@ -250,9 +245,12 @@ class _Passages:
         levels: thresholds, from 0 to one that no stream passes (L,).
         times: window at which a stream is above a level, infinite if it never is (streams, L).
         run_lengths: mean run length at each level (L,), never falling.
+        longest: the longest run length that is counted, and not continued. In a time much longer
+            than theirs, stranger windows would come than those held out, which the simulation
+            only repeats.
     """
 
-    def __init__(self, records: list[_Record], horizon: int) -> None:
+    def __init__(self, records: list[_Record], horizon: int, held: int) -> None:
         highest = max((float(maxima[-1]) for _, maxima in records if len(maxima)), default=0.0)
         if highest == 0:
             raise DriftError(
@@ -261,15 +259,11 @@ class _Passages:
                 remedy="hold out more windows",
             )
         self.horizon = horizon
+        self.longest = min(len(records) * horizon / _MEASURED, max(held, _BELIEVED))
         self.levels = np.linspace(0, highest, _LEVELS)
         self.times = np.stack([self._times(*record) for record in records])
         lengths = [self.mean_run_length(times) for times in self.times.T]
         self.run_lengths = np.maximum.accumulate(lengths)
-
-    @property
-    def longest(self) -> float:
-        """The longest run length that is counted, and not continued."""
-        return len(self.times) * self.horizon / _MEASURED
 
     def _times(self, times: Ints, maxima: Scores) -> Scores:
         passed = np.searchsorted(maxima, self.levels, side="right")
@@ -304,8 +298,10 @@ def _strangest(spread: Spread) -> float:
     return float(one[0, 0])
 
 
-def _solve(passages: dict[str, _Passages], run_length: float) -> dict[str, float]:
-    """Thresholds by which detectors share out the alarms, one in `run_length` together."""
+def _solve(
+    reference: Reference, passages: dict[str, _Passages], run_length: float
+) -> dict[str, float]:
+    """Thresholds by which detectors share out first alarms, one in `run_length` together."""
     any_one = next(iter(passages.values()))
     shares = {name: _SHARES[name] / max(_SHARES.values()) for name in passages}
     counted = min(run_length, any_one.longest * min(shares.values()) / len(passages))
@@ -318,6 +314,31 @@ def _solve(passages: dict[str, _Passages], run_length: float) -> dict[str, float
         else:
             high = each
     return {
-        name: p.threshold(high / shares[name] * run_length / counted)
+        name: max(
+            p.threshold(high / shares[name] * run_length / counted),
+            _strangest(reference.scales[name].spread),
+        )
         for name, p in passages.items()
     }
+
+
+def _first_share(
+    reference: Reference,
+    passages: dict[str, _Passages],
+    run_length: float,
+    bouts: tuple[int, int],
+    seed: int,
+) -> float:
+    """How soon the first alarm may come, that alarms in a life are as rare as asked."""
+    tried = min(run_length, _TRIED)
+    shares = [share for share in _FIRST_SHARES if share * tried >= _MIN_RUN_LENGTH] or [1.0]
+    rng = np.random.default_rng(seed + 2)
+    windows, _ = Life(reference).play(rng, (_LIVES, round(_LIFE * tried)), bouts)
+    alarms = answered_alarms(
+        _scores(reference, windows, rng),
+        reference.held_predicted[windows],
+        {name: reference.scales[name].spread for name in DETECTORS},
+        [_solve(reference, passages, share * tried) for share in shares],
+    )
+    rare = alarms * _MARGIN * tried <= windows.size
+    return shares[max(0, int(rare.argmin() if not rare.all() else len(rare)) - 1)]

@@ -112,6 +112,52 @@ def _worth(ratio: float) -> float:
     return _UNTOUCHED + log1p(exp(high - _UNTOUCHED))
 
 
+class Cusums:
+    """`Cusum` of S streams of windows of K kinds, side by side.
+
+    Attributes:
+        statistic: of each stream (S,).
+    """
+
+    def __init__(self, streams: int, kinds: int, spread: Spread, shift: float = SHIFT) -> None:
+        self.spread = spread
+        self.shift = shift
+        self.statistic = np.zeros(streams)
+        self._kinds = kinds
+        self._every = np.arange(streams) * kinds
+        # Since their last zero. A count of an earlier run is told by its number, and costs no
+        # reset.
+        self._run, self._seen_in = np.zeros(streams, np.int64), np.full(streams * kinds, -1)
+        self._windows, self._totals, self._worths = np.zeros((3, streams * kinds))
+
+    def update(self, x: NDArray[np.float64], kind: NDArray[np.int64]) -> None:
+        """Take the next score of each stream (S,), and of which kind its window is (S,)."""
+        spread, at = self.spread, self._every + kind
+        known = self._seen_in[at] == self._run
+        n = self._windows[at] * known + 1
+        total = self._totals[at] * known + x
+        ratio = self.shift * (total / n - self.shift / 2) / (spread.between + spread.within / n)
+        now = np.logaddexp(_UNTOUCHED, ratio + _TOUCHED)
+        self.statistic += now - self._worths[at] * known
+        self._windows[at], self._totals[at], self._worths[at] = n, total, now
+        self._seen_in[at] = self._run
+        self.reset(self.statistic <= 0)
+
+    def reset(self, streams: NDArray[np.bool_]) -> None:
+        """Those of the streams (S,) forget everything that was seen."""
+        self.statistic[streams] = 0
+        self._run += streams
+
+    def effects(self, streams: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """As `Cusum.effects`, of those of the streams (S,): (chosen, K), 0 where not strange."""
+        rows, shape = np.flatnonzero(streams), (len(streams), self._kinds)
+        known = self._seen_in.reshape(shape)[rows] == self._run[rows, None]
+        n = np.where(known, self._windows.reshape(shape)[rows], np.inf)
+        between, within = self.spread.between, self.spread.within
+        means = self._totals.reshape(shape)[rows] / n * between / (between + within / n)
+        return np.maximum(means, 0.0)
+
+
 def statistics(
     scores: NDArray[np.float64],
     kinds: NDArray[np.int64],
@@ -128,23 +174,9 @@ def statistics(
         (streams, windows).
     """
     streams, horizon = scores.shape
-    every = np.arange(streams) * (int(kinds.max(initial=0)) + 1)
-    # Since their last zero. A count of an earlier run is told by its number, and costs no reset.
-    shape = streams * (int(kinds.max(initial=0)) + 1)
-    windows, totals, worth = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    run, seen_in = np.zeros(streams, np.int64), np.full(shape, -1)
-    statistic, path = np.zeros(streams), np.empty((horizon, streams))
+    cusums = Cusums(streams, int(kinds.max(initial=0)) + 1, spread, shift)
+    path = np.empty((horizon, streams))
     for t, (x, kind) in enumerate(zip(scores.T, kinds.T, strict=True)):
-        at = every + kind
-        known = seen_in[at] == run
-        n = windows[at] * known + 1
-        total = totals[at] * known + x
-        ratio = shift * (total / n - shift / 2) / (spread.between + spread.within / n)
-        now = np.logaddexp(_UNTOUCHED, ratio + _TOUCHED)
-        statistic += now - worth[at] * known
-        windows[at], totals[at], worth[at], seen_in[at] = n, total, now, run
-        over = statistic <= 0
-        statistic[over] = 0
-        run += over
-        path[t] = statistic
+        cusums.update(x, kind)
+        path[t] = cusums.statistic
     return path.T

@@ -40,12 +40,16 @@ class Calibration:
         run_length: asked mean number of windows between false alarms of all detectors together.
         bouts: shortest and longest bout of the simulated streams, in windows.
         seed: of the simulation.
+        first_share: mean windows until the first alarm of a stream, of `run_length`. Below 1 where
+            the held-out windows say that later alarms will be rarer, since each is answered and
+            learned from.
     """
 
     thresholds: dict[str, float]
     run_length: float
     bouts: tuple[int, int]
     seed: int
+    first_share: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)

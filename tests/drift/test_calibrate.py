@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edgetuner.drift import DETECTORS, Calibration, Cusum, Reference, calibrate
-from edgetuner.drift.calibrate import MIN_WINDOWS, bouts_of, calibrated_for
+from edgetuner.drift.calibrate import MIN_WINDOWS, calibrated_for
 from edgetuner.drift.error import ALIKE, ErrorRate, LabelledError
 from edgetuner.errors import DriftError
 from tests.drift.synthetic import CLASSES, Windows, reference, windows
@@ -109,7 +109,7 @@ def test_fewer_alarms_need_higher_thresholds() -> None:
     assert all(low.thresholds[name] < high.thresholds[name] for name in low.thresholds)
 
 
-def test_run_lengths_too_long_to_count_go_on_from_shorter_ones() -> None:
+def test_run_lengths_too_long_to_believe_go_on_from_shorter_ones() -> None:
     """Thresholds grow with the logarithm of the run length, also past what can be simulated."""
     home = reference(np.random.default_rng(1), bouts=400)
     found = [thresholds(calibrate(home, r)).thresholds["embedding"] for r in (1e4, 1e5, 1e6, 1e8)]
@@ -142,9 +142,23 @@ def test_only_another_wish_is_calibrated_again() -> None:
     assert (other.run_length, other.bouts) == (900.0, (2, 40))
 
 
-def test_bouts_last_two_seconds_to_twenty_minutes() -> None:
-    assert bouts_of(5.0) == (1, 240)
-    assert bouts_of(0.5) == (4, 2400)
+def test_where_the_same_days_come_again_the_first_alarm_may_come_sooner() -> None:
+    """Bouts differ, and the same ones come again: what was answered once is not told again."""
+    asked = 2000
+    same = reference(np.random.default_rng(1), bouts=30, wearer=0.6)
+    home = calibrate(same, asked, bouts=(4, 60))
+    assert thresholds(home).first_share < 1
+    first_only = calibrate(same, asked, bouts=(4, 60), first_share=1.0)
+    for name in DETECTORS:
+        assert thresholds(home).thresholds[name] <= thresholds(first_only).thresholds[name]
+    assert thresholds(home).thresholds["embedding"] < thresholds(first_only).thresholds["embedding"]
+    again = calibrate(same, asked, bouts=(4, 60), first_share=thresholds(home).first_share)
+    assert thresholds(again).thresholds == thresholds(home).thresholds
+
+
+def test_where_nothing_comes_again_the_first_alarm_is_as_rare_as_any() -> None:
+    new = reference(np.random.default_rng(1), bouts=400, correlation=0.7)
+    assert thresholds(calibrate(new, 2000, bouts=(24, 24))).first_share == 1
 
 
 def test_too_short_a_stream_is_named() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgetuner.drift import cusum
-from edgetuner.drift.cusum import TOUCHED, Cusum, Spread, statistics
+from edgetuner.drift.cusum import TOUCHED, Cusum, Cusums, Spread, statistics
 
 SPREAD = Spread(between=0.5, within=0.5)
 
@@ -83,6 +83,20 @@ def test_many_streams_at_once_are_the_same(seed: int, mean: float, kinds: int) -
             detector.update(x, k)
             path.append(detector.statistic)
         np.testing.assert_allclose(together[row], path, atol=1e-9)
+
+
+@given(st.integers(0, 10_000), st.floats(-0.5, 2))
+def test_effects_of_many_streams_at_once_are_the_same(seed: int, mean: float) -> None:
+    rng = np.random.default_rng(seed)
+    scores, kind = rng.normal(mean, 1, (60, 3)), rng.integers(0, 4, (60, 3))
+    together, alone = Cusums(3, 4, SPREAD), [Cusum(1.0, SPREAD) for _ in range(3)]
+    for x, k in zip(scores, kind, strict=True):
+        together.update(x, k)
+        for one, value, its in zip(alone, x.tolist(), k.tolist(), strict=True):
+            one.update(value, its)
+    chosen = np.array([True, False, True])
+    expected = [[alone[row].effects().get(k, 0.0) for k in range(4)] for row in (0, 2)]
+    np.testing.assert_allclose(together.effects(chosen), expected, atol=1e-9)
 
 
 def test_effects_are_what_each_kind_was_strange_by_as_far_as_its_windows_tell() -> None:
