@@ -21,6 +21,7 @@ from benchmarks.homes import Home
 from benchmarks.usual import DETECTORS, interpreter, usual_alarms
 from edgetuner.data import WindowSet
 from edgetuner.drift import DriftMonitor, Reference, bouts_of, calibrate
+from edgetuner.drift.monitor import TOGETHER
 from edgetuner.inference import ModelVersion
 from edgetuner.metrics import macro_f1
 
@@ -29,7 +30,6 @@ BEFORE = (200, 600)  # windows at home before a change
 _USUAL_HORIZON = 1000
 _KEY = ("bench", "imu")
 _BLOCK = 30  # windows that are timed together
-_CHUNK = 512
 _WIDTH, _KINDS = 16, 4  # of the synthetic embeddings
 _HOP_S, _REFERENCES = 5.0, 5  # of the synthetic streams
 Row = dict[str, Any]
@@ -77,16 +77,17 @@ def answers(version: ModelVersion, windows: WindowSet) -> Answers:
 
 
 def alarms(reference: Reference, stream: Answers, *, first: bool = False) -> list[tuple[int, str]]:
-    """Window and detector of every alarm; each is answered at once: it was none.
+    """Window after which every alarm was raised, and its detector; each is answered at once: it was
+    none.
 
     Args:
-        first: stop at the first one.
+        first: stop at the first one. Windows then come one by one, and not some at a time.
     """
     monitor = DriftMonitor(reference)
     found: list[tuple[int, str]] = []
-    at = 0
-    while at < len(stream):
-        part = stream[at : at + _CHUNK]
+    chunk = 1 if first else TOGETHER
+    for at in range(0, len(stream), chunk):
+        part = stream[at : at + chunk]
         findings = monitor.update_many(
             [_KEY] * len(part),
             range(at, at + len(part)),
@@ -96,14 +97,11 @@ def alarms(reference: Reference, stream: Answers, *, first: bool = False) -> lis
             part.confidence,
         )
         drifts = [finding for finding in findings if finding.kind == "drift"]
-        if not drifts:
-            at += len(part)
-            continue
-        found.append((drifts[0].seq, drifts[0].detector))
-        if first:
-            break
-        monitor.acknowledge(_KEY)
-        at = drifts[0].seq + 1
+        if drifts:
+            found.append((at + len(part) - 1, drifts[0].detector))
+            if first:
+                break
+            monitor.acknowledge(_KEY)
     return found
 
 
@@ -282,14 +280,16 @@ def kind(home: Home) -> str:
     return "person" if home.shift.source == home.shift.target else "position"
 
 
-def cost(version: ModelVersion, reference: Reference, windows: WindowSet, rounds: int) -> Row:
-    """Microseconds of one window in the model and in all detectors, which take turns: medians of
-    means over a minute of windows, since the sensor is looked at every few windows only.
+def cost(home: Home, version: ModelVersion, reference: Reference, bouts: Bouts, rounds: int) -> Row:
+    """Microseconds of one window of a stream of bouts in the model and in all detectors, which take
+    turns: medians of means over some windows, since some are looked at at once.
     """
     monitor = DriftMonitor(reference, profile=version.sensor)
+    person = wearers(home.home)[0]
+    rows = played(person, rounds, bouts, home.hop_s, np.random.default_rng(5))
     inference, watching = [], []
-    for seq in range(rounds):
-        x = windows.x[seq % len(windows)][None]
+    for seq, row in enumerate(rows):
+        x = person.x[row][None]
         start = time.perf_counter()
         out = version.predict(x)
         between = time.perf_counter()

@@ -178,7 +178,7 @@ def detected(shift: Shift, backbone: str, size: Size, seed: int, at_home: bool) 
         if at_home:
             found = detection.false_alarms(case, version, reference, BOUTS, size.alarms, seed)
             rows.append({"kind": "false_alarms", "detector": "ours"} | known | found)
-            spent = detection.cost(version, reference, case.home, size.rounds)
+            spent = detection.cost(case, version, reference, BOUTS, size.rounds)
             rows.append({"kind": "cost"} | known | spent)
             if backbone == "small_cnn":
                 theirs = detection.usual(case, version, BOUTS, *size.usual, seed)

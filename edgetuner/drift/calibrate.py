@@ -41,6 +41,7 @@ _BISECTIONS = 20
 # length that is tried.
 _LIVES, _LIFE, _TRIED = 40, 3, 10_000
 _FIRST_SHARES = (1.0, 0.5, 0.25, 0.125)
+_RECORDINGS = 8  # held out, over that share: the few that are played come again sooner than in life
 # Held-out windows are known to their own reference, later ones are stranger: on synthetic streams,
 # where nothing else differs, alarms come this much sooner than simulated.
 _MARGIN = 1.7
@@ -331,7 +332,8 @@ def _first_share(
 ) -> float:
     """How soon the first alarm may come, that alarms in a life are as rare as asked."""
     tried = min(run_length, _TRIED)
-    shares = [share for share in _FIRST_SHARES if share * tried >= _MIN_RUN_LENGTH] or [1.0]
+    least = max(_MIN_RUN_LENGTH / tried, _RECORDINGS / len(np.unique(reference.held_recording)))
+    shares = [share for share in _FIRST_SHARES if share >= least] or [1.0]
     rng = np.random.default_rng(seed + 2)
     windows, _ = Life(reference).play(rng, (_LIVES, round(_LIFE * tried)), bouts)
     alarms = answered_alarms(

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import permutations, product
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -388,6 +389,22 @@ class Verdict:
     worn: float = np.inf
 
 
+class Leap(NamedTuple):
+    """What is known after a window.
+
+    Attributes:
+        fault: the fault that stands, or None.
+        channel: where it affects one channel only.
+        since_seq: first window after the leap that led to the present state.
+        new: whether this window brought the state about.
+    """
+
+    fault: str | None
+    channel: int | None
+    since_seq: int
+    new: bool
+
+
 class Distortion:
     """Watches one stream for a leap that one of the maps undoes.
 
@@ -414,6 +431,33 @@ class Distortion:
         self._repair: Maps | None = None
         self._stood = 0  # windows since the fault was found
 
+    def update_many(self, features: Floats, seqs: Sequence[int]) -> list[Leap]:
+        """Takes the features of the next windows (N, F): what is known after each of them."""
+        told: list[Leap] = []
+        while len(told) < len(features):
+            calm = self._calm(features[len(told) :])
+            told += [Leap(self.fault, self.channel, self.since_seq, False)] * calm
+            if not calm:
+                before, next_ = self.fault, len(told)
+                fault = self.update(features[next_], seqs[next_])
+                told.append(Leap(fault, self.channel, self.since_seq, fault != before))
+        return told
+
+    def _calm(self, features: Floats) -> int:
+        """Takes as many of the next windows (N, F) at once as go on with a bout that is known, and
+        says how many.
+        """
+        bout = self._bout
+        if bout is None or bout.count < _KNOWN or self._new is not None or self.fault is not None:
+            return 0
+        some = features[: _AT_ONCE - len(self._same)]
+        leapt = self._leapt(bout, some)
+        calm = int(leapt.argmax()) if leapt.any() else len(some)
+        self._same += list(some[:calm])
+        if len(self._same) >= _AT_ONCE:
+            self._learn()
+        return calm
+
     def update(self, features: Floats, seq: int = 0) -> str | None:
         """Takes the features of one window (F,); the fault that stands after it, or None."""
         self._stood += self.fault is not None
@@ -437,11 +481,13 @@ class Distortion:
         self.fault, self.channel, self._repair = None, None, None
         self.since_seq, self._stood, self._bouts = seq, 0, []
 
-    def _leapt(self, bout: Bout, features: Floats) -> bool:
+    def _leapt(self, bout: Bout, features: Floats) -> NDArray[np.bool_]:
+        """Whether windows (..., F) are no more of the bout (...)."""
         distance = bout.distance(features, 1)
-        if np.maximum.reduce(distance) > _ODD**2:
-            return True
-        return bool(np.add.reduce(distance) > 2 * self._settings.leap * self._usual.limit)
+        leapt: NDArray[np.bool_] = np.maximum.reduce(distance, -1) > _ODD**2
+        far = 2 * self._settings.leap * self._usual.limit
+        leapt |= np.add.reduce(distance, -1) > far
+        return leapt
 
     def _left(self, bout: Bout, features: Floats) -> bool:
         """Whether a bout of a few windows, of which little is known, is over already."""
@@ -451,8 +497,8 @@ class Distortion:
         assert self._bout is not None
         if self._new is None:
             self._same.append(features)
-            # What is known well changes slowly: that is worth a few additions at once.
-            if self._bout.count < _MEMORY or len(self._same) >= _AT_ONCE:
+            # What is known changes slowly: that is worth a few additions at once.
+            if self._bout.count < _KNOWN or len(self._same) >= _AT_ONCE:
                 self._learn()
             return
         self._back += 1
@@ -469,8 +515,10 @@ class Distortion:
         self._learn()
         if self._new is not None and self._new.count > 1:
             self._settle()
+        if self._new is None:  # else the window before was half of one thing, half of another
+            self._leap_seq = seq
         self._after, self._new = [features], Bout(features, self._usual)
-        self._leap_seq, self._back, self._said = seq, 0, None
+        self._back, self._said = 0, None
 
     def _settle(self) -> None:
         """The windows after the leap are the present bout from now on."""

@@ -1,8 +1,13 @@
-"""Detectors over every stream: findings, and the window where the present context began."""
+"""Detectors over every stream: findings, and the window where the present context began.
+
+Windows of a stream wait until there are some, and are then looked at together: numpy takes hardly
+longer for eight than for one, and whatever is worth finding lasts longer than that. A window that
+its sensor cannot have meant is no evidence of anything else.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -13,8 +18,10 @@ from edgetuner.drift.cusum import Cusum
 from edgetuner.drift.error import LabelledError
 from edgetuner.drift.histogram import Histogram
 from edgetuner.drift.reference import DETECTORS, Calibration, Reference
-from edgetuner.drift.sensor import Seen, SensorCheck, SensorProfile, SensorSettings
+from edgetuner.drift.sensor import Health, SensorCheck, SensorProfile, SensorSettings
 from edgetuner.errors import BusyError, DriftError
+
+TOGETHER = 8  # windows of a stream that are looked at at once, while its sensor is sound
 
 
 class StreamKey(NamedTuple):
@@ -82,12 +89,24 @@ class _Watch:
             self.onset_seq, self.warned = seq, False
 
 
+class _Waiting(NamedTuple):
+    """A window that waits to be looked at."""
+
+    seq: int
+    x: NDArray[Any]
+    wrong_rate: bool
+    embedding: NDArray[Any]
+    predicted: int
+    confidence: float
+    current: bool = True  # whether the version that is watched gave the answer
+
+
 class _Stream:
     """All that is known of one stream."""
 
     __slots__ = (
         *("context_before", "context_start", "drift", "errors", "histogram", "ordinary", "sensor"),
-        *("seq", "watches", "windows"),
+        *("seq", "waiting", "watches", "windows"),
     )
 
     def __init__(self, sensor: SensorCheck | None) -> None:
@@ -101,6 +120,7 @@ class _Stream:
         self.context_before = 0  # the same before the drift that waits
         self.drift: Finding | None = None  # the one that waits for an answer
         self.seq: int | None = None
+        self.waiting: list[_Waiting] = []
         self.windows = 0  # looked at for drift since the last swap or acknowledgement
 
 
@@ -179,36 +199,72 @@ class DriftMonitor:
             t_ns: time stamps, where known. hz: rates that the sender states, where it does.
 
         Returns:
-            What is new, in the order of the windows.
+            What is new, of each stream in the order of its windows. A window may have to wait for
+            the next seven of its stream.
 
         Raises:
             DriftError: embeddings that do not fit the reference or are not finite; nothing was
                 taken in.
             BusyError: too many streams; nothing was taken in.
         """
-        scores = self._reference.scores(embeddings, predicted, confidence)
-        classes = np.asarray(predicted).tolist()
-        by_window = list(zip(*(values.tolist() for values in scores.values()), strict=True))
-        streams = self._admit(keys)
-        sensors = [stream.sensor for stream in streams if stream.sensor is not None]
-        seen = SensorCheck.take(sensors, x, seqs, t_ns, hz)  # of all streams, or of none
+        embeddings, predicted = np.asarray(embeddings), np.asarray(predicted)
+        confidence = np.asarray(confidence)
+        self._reference.check(embeddings, predicted, confidence)
+        x, streams = np.asarray(x), self._admit(keys)
         findings: list[Finding] = []
-        for i, (key, seq, stream) in enumerate(zip(keys, seqs, streams, strict=True)):
-            named = StreamKey(*key)
-            stream.seq = seq
+        answers = zip(predicted.tolist(), confidence.tolist(), strict=True)
+        for i, (stream, seq, answer) in enumerate(zip(streams, seqs, answers, strict=True)):
+            stream.seq, wrong_rate = seq, False
             if stream.sensor is not None:
-                for window in seen[i]:
-                    findings += _observe(stream, stream.sensor, window, named, seq)
-                if stream.sensor.suspect:
-                    continue
-            self._histogram(stream).update(classes[i])
-            moved = self._moved(stream, by_window[i], classes[i], seq)
-            if stream.drift is None:
-                findings += self._judge_all(stream, moved, named, seq)
+                wrong_rate = stream.sensor.wrong_rate(
+                    seq, t_ns[i] if t_ns else None, hz[i] if hz else None
+                )
+            # Copies, lest they keep all of the others in memory.
+            window = _Waiting(seq, x[i].copy(), wrong_rate, embeddings[i].copy(), *answer)
+            stream.waiting.append(window)
             label = labels[i] if labels else None
             if label is not None:
-                findings += self.label(named, seq, label, classes[i])
+                findings += self.label(keys[i], seq, label, answer[0])
+        for key, stream in zip(keys, streams, strict=True):
+            hurried = stream.sensor is not None and stream.sensor.health.suspect
+            if len(stream.waiting) >= (1 if hurried else TOGETHER):
+                findings += self._look(StreamKey(*key), stream)
         return findings
+
+    def _look(self, key: StreamKey, stream: _Stream) -> list[Finding]:
+        """Looks at all windows that wait: first whether the sensor meant them."""
+        waiting, stream.waiting = stream.waiting, []
+        seqs = [window.seq for window in waiting]
+        sensor, findings = stream.sensor, list[Finding]()
+        fault = sensor.health.fault if sensor else None
+        healths = [Health()] * len(waiting)
+        if sensor is not None:
+            x = np.array([window.x for window in waiting])
+            healths = sensor.look(x, seqs, [window.wrong_rate for window in waiting])
+        scores = self._scores([window for window in waiting if window.current])
+        for window, health in zip(waiting, healths, strict=True):
+            if health.fault != fault:
+                findings.append(_of_sensor(stream, fault, health, key, window.seq))
+                fault = health.fault
+            score = next(scores) if window.current else None
+            if score is None or health.suspect:
+                continue
+            self._histogram(stream).update(window.predicted)
+            moved = self._moved(stream, score, window.predicted, window.seq)
+            if stream.drift is None:
+                findings += self._judge_all(stream, moved, key, window.seq)
+        return findings
+
+    def _scores(self, windows: Sequence[_Waiting]) -> Iterator[Sequence[float]]:
+        """Of each window, what each detector makes of it."""
+        if not windows:
+            return iter(())
+        scores = self._reference.scores(
+            np.array([window.embedding for window in windows]),
+            np.array([window.predicted for window in windows]),
+            np.array([window.confidence for window in windows]),
+        )
+        return zip(*(values.tolist() for values in scores.values()), strict=True)
 
     def label(self, key: tuple[str, str], seq: int, label: int, predicted: int) -> list[Finding]:
         """Take a label that was given to a window, and the class that the watched version gave it.
@@ -220,7 +276,7 @@ class DriftMonitor:
         threshold = self._calibration.thresholds.get("error")
         if stream is None or stream.drift is not None or errors is None or threshold is None:
             return []
-        if seq < stream.context_start or (stream.sensor is not None and stream.sensor.suspect):
+        if seq < stream.context_start or (stream.sensor and stream.sensor.health.suspect):
             return []
         watch = stream.watches.get("error")
         if stream.errors is None or watch is None:
@@ -243,7 +299,7 @@ class DriftMonitor:
     def fault(self, key: tuple[str, str]) -> str | None:
         """The sensor fault that stands on this stream, or None."""
         stream = self._streams.get(StreamKey(*key))
-        return stream.sensor.fault if stream and stream.sensor else None
+        return stream.sensor.health.fault if stream and stream.sensor else None
 
     def sound(self, x: ArrayLike) -> NDArray[np.bool_]:
         """Which of the windows x (N, C, T) show no fault of the sensor, each by itself, (N,)."""
@@ -263,6 +319,7 @@ class DriftMonitor:
         self._reference = reference
         for stream in self._streams.values():
             stream.ordinary = {}
+            stream.waiting = [window._replace(current=False) for window in stream.waiting]
             _restart(stream)
 
     def acknowledge(self, key: tuple[str, str]) -> None:
@@ -383,18 +440,15 @@ def _restart(stream: _Stream) -> None:
     stream.windows = 0
 
 
-def _observe(
-    stream: _Stream, sensor: SensorCheck, window: Seen, key: StreamKey, seq: int
-) -> list[Finding]:
-    """What a window of the stream, perhaps from before window `seq`, says of its sensor."""
-    before = sensor.fault
-    after = sensor.observe(*window)
-    if after == before:
-        return []
-    if after is None:
-        return [Finding("sensor_ok", before or "", key, seq, sensor.since_seq)]
-    _take_back(stream, sensor.since_seq)
-    return [Finding("sensor_fault", after, key, seq, sensor.since_seq, channel=sensor.channel)]
+def _of_sensor(
+    stream: _Stream, before: str | None, health: Health, key: StreamKey, seq: int
+) -> Finding:
+    """A fault of the sensor that began or is over."""
+    if health.fault is None:
+        return Finding("sensor_ok", before or "", key, seq, health.since_seq)
+    _take_back(stream, health.since_seq)
+    fault, channel = health.fault, health.channel
+    return Finding("sensor_fault", fault, key, seq, health.since_seq, channel=channel)
 
 
 def _take_back(stream: _Stream, since_seq: int) -> None:
@@ -416,7 +470,7 @@ def _describe(key: StreamKey, stream: _Stream) -> dict[str, Any]:
         "drifted": stream.drift is not None,
         "detector": stream.drift.detector if stream.drift else None,
         "context_start": stream.context_start,
-        "sensor_fault": stream.sensor.fault if stream.sensor else None,
+        "sensor_fault": stream.sensor.health.fault if stream.sensor else None,
         "statistics": {name: watch.cusum.statistic for name, watch in stream.watches.items()},
     } | _predicted(stream)
 

@@ -20,6 +20,7 @@ from edgetuner.errors import DriftError
 
 Scores = NDArray[np.float64]
 Ints = NDArray[np.int64]
+_HUGE = 1e12  # squares of embeddings stay finite in single precision
 
 # A detector is a score, high where a window is strange: (distance, embedding (N, D), predicted
 # (N,), confidence (N,)) -> (N,). Everything after the score is the same for all of them.
@@ -184,28 +185,37 @@ class Reference:
                 a score that is not finite.
         """
         embedding, predicted = np.asarray(embedding), np.asarray(predicted)
-        width = self.distance.means.shape[1]
-        if embedding.ndim != 2 or embedding.shape[1] != width:
-            raise _wrong_width("embedding", embedding.shape, width)
-        if len(predicted) and not 0 <= predicted.min() <= predicted.max() < len(self.classes):
-            raise DriftError(
-                "predicted class is not in the drift reference",
-                field="predicted",
-                value=int(predicted.max()),
-                remedy=f"use the reference of the same model version, 0..{len(self.classes) - 1}",
-            )
+        self.check(embedding, predicted, confidence)
         found = {}
         for name, score in DETECTORS.items():
             raw = score(self.distance, embedding, predicted, confidence)
-            if not np.isfinite(raw).all():
-                raise DriftError(
-                    "score is not finite",
-                    field=f"drift.{name}",
-                    value=raw,
-                    remedy="the model gave NaN or infinity: roll back to the version before",
-                )
             found[name] = self.scales[name](raw, predicted)
         return found
+
+    def check(
+        self, embedding: NDArray[Any], predicted: NDArray[Any], confidence: ArrayLike
+    ) -> None:
+        """Raises DriftError as `scores` does, at a fraction of its cost."""
+        width = self.distance.means.shape[1]
+        if embedding.ndim != 2 or embedding.shape[1] != width:
+            raise _wrong_width("embedding", embedding.shape, width)
+        classes = predicted.tolist()
+        if classes and not 0 <= min(classes) <= max(classes) < len(self.classes):
+            raise DriftError(
+                "predicted class is not in the drift reference",
+                field="predicted",
+                value=max(classes) if min(classes) >= 0 else min(classes),
+                remedy=f"use the reference of the same model version, 0..{len(self.classes) - 1}",
+            )
+        for name, values in (("embedding", embedding), ("confidence", confidence)):
+            largest = np.maximum.reduce(np.abs(values), None, initial=0)
+            if not largest < _HUGE:  # negated, so that NaN is refused too
+                raise DriftError(
+                    "what the model gave is not finite, or as good as that",
+                    field=f"drift.{name}",
+                    value=float(largest),
+                    remedy="roll back to the version before",
+                )
 
     def p_values(
         self, embedding: ArrayLike, predicted: ArrayLike, confidence: ArrayLike

@@ -3,9 +3,6 @@
 Many faults show in a single window: in its values here, in their fine structure (`grain`), or in
 sizes that nobody can change (`magnitude`). Others only show beside the windows before
 (`distortion`).
-
-Every window is glanced at. As long as nothing is suspect, six of a stream are inspected together:
-numpy takes hardly longer for six than for one, and a fault lasts longer than that.
 """
 
 from __future__ import annotations
@@ -18,13 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edgetuner.drift.distortion import Distortion, DistortionSettings, Usual
+from edgetuner.drift.distortion import Distortion, DistortionSettings, Leap, Usual
 from edgetuner.drift.grain import Grain, extreme_share, held_share, is_coarse
 from edgetuner.drift.magnitude import CALIBRATION, Magnitude
 from edgetuner.drift.summary import Floats, Summary
 from edgetuner.errors import DriftError
-
-_TOGETHER = 6  # windows of a sound stream that are inspected at once
 
 FLAT, CLIPPED, RANGE, RATE = "flat_line", "clipping", "range", "rate"
 _PLAIN = (FLAT, CLIPPED, RANGE)  # seen in a single window, whatever else may be wrong with it
@@ -73,26 +68,20 @@ class Reading(NamedTuple):
     features: Floats | None = None
 
 
-class Seen(NamedTuple):
-    """A window that was inspected, for `SensorCheck.observe`.
+class Health(NamedTuple):
+    """What is known of a sensor after a window.
 
     Attributes:
-        reading: what it says.
-        seq: its sequence number.
-        wrong_rate: whether the rate that is stated, or the time since the window before, is wrong.
+        fault: the fault that stands, or None.
+        channel: the channel it was seen on; None where it is not one alone.
+        since_seq: first window of the run that led to the present fault, or to its end.
+        suspect: whether the window is bad or a fault stands: not to be used for drift or training.
     """
 
-    reading: Reading
-    seq: int
-    wrong_rate: bool
-
-
-class _Window(NamedTuple):
-    """A window that waits to be inspected."""
-
-    x: NDArray[np.float32]
-    seq: int
-    wrong_rate: bool
+    fault: str | None = None
+    channel: int | None = None
+    since_seq: int = 0
+    suspect: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,12 +150,6 @@ class SensorProfile:
             magnitude,
             Usual.fit(summaries, recordings, triads, sorted(polar)),
         )
-
-    def glance(self, x: ArrayLike, settings: SensorSettings) -> list[bool]:
-        """Which of the windows x (N, C, T) are so odd that they should be inspected at once."""
-        low, high, insane = self._limits(np.asarray(x, np.float32), settings)
-        odd: list[bool] = np.logical_or.reduce(insane | (low == high), 1).tolist()
-        return odd
 
     def inspect(self, x: ArrayLike, settings: SensorSettings) -> list[Reading]:
         """What each of the windows x (N, C, T) says of the sensor, by itself."""
@@ -270,24 +253,16 @@ class SensorCheck:
     """The health of one stream's sensor; one bad window is not yet a fault.
 
     Attributes:
-        fault: the fault that stands, or None.
-        channel: the channel it was seen on; None where it is not one alone.
-        suspect: whether the latest window is bad or a fault stands: not to be used for drift or
-            training.
-        since_seq: first window of the run that led to the present fault, or to its end.
+        health: after the latest window.
     """
 
     def __init__(self, profile: SensorProfile, settings: SensorSettings | None = None) -> None:
         self.profile = profile
         self.settings = settings or SensorSettings()
-        self.fault: str | None = None
-        self.channel: int | None = None
-        self.suspect = False
-        self.since_seq = 0
-        self._run = 0  # windows in a row that contradict `fault`
+        self.health = Health()
+        self._run = 0  # windows in a row that contradict the fault that stands
         self._run_seq = 0  # the first of them
         self._last: tuple[int, int] | None = None  # seq, t_ns
-        self._waiting: list[_Window] = []
         self._distortion = (
             Distortion(profile.usual, self.settings.distortion) if profile.usual else None
         )
@@ -303,96 +278,60 @@ class SensorCheck:
             t_ns: its time stamp; None if the sensor gives none.
             hz: the rate that the sender states; None if it states none.
         """
-        wrong_rate = self._wrong_rate(seq, t_ns, hz)
-        return self.observe(
-            self.profile.inspect(np.asarray(x)[None], self.settings)[0], seq, wrong_rate
-        )
+        [health] = self.look(np.asarray(x)[None], [seq], [self.wrong_rate(seq, t_ns, hz)])
+        return health.fault
 
-    @classmethod
-    def take(
-        cls,
-        checks: Sequence[SensorCheck],
-        x: ArrayLike,
-        seqs: Sequence[int],
-        t_ns: Sequence[int | None] | None = None,
-        hz: Sequence[float | None] | None = None,
-    ) -> list[list[Seen]]:
-        """Takes N windows x (N, C, T), of any streams with the same profile, in order within each.
+    def look(self, x: ArrayLike, seqs: Sequence[int], wrong_rates: Sequence[bool]) -> list[Health]:
+        """Takes the next windows x (N, C, T): the sensor's health after each of them.
+
+        numpy takes hardly longer for some windows than for one.
 
         Args:
-            checks: of each window's stream; the rest as for `update`.
-
-        Returns:
-            What each of the checks should then `observe`: nothing while its window waits to be
-            inspected together with the next ones, and later what has waited as well.
+            x: raw values in physical units.
+            seqs: their sequence numbers.
+            wrong_rates: of each, what `wrong_rate` said of it.
         """
-        seen: list[list[Seen]] = [[] for _ in checks]
-        if not checks:
-            return seen
-        windows = np.asarray(x, np.float32)
-        profile, settings = checks[0].profile, checks[0].settings
-        hurried: set[SensorCheck] = set()
-        came: dict[SensorCheck, list[int]] = {}
-        for i, odd in enumerate(profile.glance(windows, settings)):
-            check = checks[i]
-            wrong_rate = check._wrong_rate(
-                seqs[i], t_ns[i] if t_ns else None, hz[i] if hz else None
-            )
-            # A copy, lest it keep all of the others in memory.
-            check._waiting.append(_Window(windows[i].copy(), seqs[i], wrong_rate))
-            came.setdefault(check, []).append(i)
-            if odd or wrong_rate or check.suspect or len(check._waiting) >= _TOGETHER:
-                hurried.add(check)
-        due = [(check, window) for check in hurried for window in check._waiting]
-        if not due:
-            return seen
-        readings = iter(profile.inspect(np.array([window.x for _, window in due]), settings))
-        for check in hurried:
-            waited, check._waiting = check._waiting, []
-            late = len(waited) - len(came[check])
-            for i, window in zip([came[check][0]] * late + came[check], waited, strict=True):
-                seen[i].append(Seen(next(readings), window.seq, window.wrong_rate))
-        return seen
+        readings = self.profile.inspect(x, self.settings)
+        compared = [i for i, reading in enumerate(readings) if reading.features is not None]
+        leaps: dict[int, Leap] = {}
+        if self._distortion is not None and compared:
+            features = np.array([readings[i].features for i in compared])
+            found = self._distortion.update_many(features, [seqs[i] for i in compared])
+            leaps = dict(zip(compared, found, strict=True))
+        told = []
+        for i, (reading, seq) in enumerate(zip(readings, seqs, strict=True)):
+            bad, channel = reading.fault, reading.channel
+            if wrong_rates[i] and bad in (None, CALIBRATION):
+                bad, channel = RATE, None
+            leap = leaps.get(i)
+            if leap is not None and leap.new:  # judged over several windows already
+                suspect = leap.fault is not None or bad is not None
+                self._run = 0
+                self.health = Health(leap.fault, leap.channel, leap.since_seq, suspect)
+            else:
+                if leap is not None and leap.fault is not None and bad in (None, CALIBRATION):
+                    bad, channel = leap.fault, leap.channel
+                self._persist(bad, channel, seq)
+            told.append(self.health)
+        return told
 
-    def observe(self, reading: Reading, seq: int = 0, wrong_rate: bool = False) -> str | None:
-        """As `update`, for a window that `SensorProfile.inspect` has already looked at."""
-        bad, channel = reading.fault, reading.channel
-        if wrong_rate and bad in (None, CALIBRATION):
-            bad, channel = RATE, None
-        distortion = self._distortion
-        if distortion is not None and reading.features is not None:
-            before = distortion.fault
-            distorted = distortion.update(reading.features, seq)
-            if distorted != before:
-                return self._told(distorted, distortion, bad)
-            if bad in (None, CALIBRATION) and distorted is not None:
-                bad, channel = distorted, distortion.channel
-        return self._persist(bad, channel, seq)
-
-    def _told(self, name: str | None, distortion: Distortion, bad: str | None) -> str | None:
-        """A leap that is a fault, or its end: judged over several windows already."""
-        self.fault, self.channel, self._run = name, distortion.channel, 0
-        self.since_seq = distortion.since_seq
-        self.suspect = name is not None or bad is not None
-        return self.fault
-
-    def _persist(self, bad: str | None, channel: int | None, seq: int) -> str | None:
-        self.suspect = bad is not None or self.fault is not None
-        plainer = bad in _PLAIN and self.fault not in _PLAIN
-        if not plainer and (bad is None) == (self.fault is None):
+    def _persist(self, bad: str | None, channel: int | None, seq: int) -> None:
+        fault = self.health.fault
+        self.health = self.health._replace(suspect=bad is not None or fault is not None)
+        plainer = bad in _PLAIN and fault not in _PLAIN
+        if not plainer and (bad is None) == (fault is None):
             self._run = 0
-            return self.fault
+            return
         if self._run == 0:
             self._run_seq = seq
         self._run += 1
-        waits = CALIBRATION in (bad, self.fault) and not plainer
+        waits = CALIBRATION in (bad, fault) and not plainer
         if self._run >= (self.settings.patience if waits else self.settings.persistence):
-            self.fault, self.channel, self._run = bad, channel, 0
-            self.since_seq = self._run_seq
-            self.suspect = bad is not None
-        return self.fault
+            self._run = 0
+            self.health = Health(bad, channel, self._run_seq, bad is not None)
 
-    def _wrong_rate(self, seq: int, t_ns: int | None, hz: float | None) -> bool:
+    def wrong_rate(self, seq: int, t_ns: int | None, hz: float | None) -> bool:
+        """Whether the rate that is stated, or the time since the window before, is wrong."""
         tolerance = self.settings.rate_tolerance
         if hz is not None and not abs(hz / self.profile.hz - 1) <= tolerance:
             return True

@@ -33,6 +33,28 @@ def play(usual: Usual, *parts: NDArray[np.float32], watch: Distortion | None = N
     return watch
 
 
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=20), st.integers(0, 50))
+def test_some_windows_at_once_are_the_same_as_one_by_one(parts: list[int], seed: int) -> None:
+    x, recordings = walkers.source()
+    usual = Usual.fit(Summary.of(x), recordings, walkers.TRIADS, (0,))
+    assert usual is not None
+    walking, rowing = walkers.recording(3, 40, seed=seed), walkers.recording(4, 20, seed=seed)
+    broken = FAULTS["turned_axis"](walking[20:], np.random.default_rng(0))
+    windows = np.concatenate([walking[:20], rowing, broken, rowing]).astype(np.float32)
+    features = Summary.of(windows).features(usual.floor)
+    alone, some = Distortion(usual), Distortion(usual)
+    expected = [alone.update(one, seq) for seq, one in enumerate(features)]
+    seen, first = [], 0
+    for count in [*parts, len(features)]:
+        seqs = range(len(features))[first : first + count]
+        seen += some.update_many(features[first : first + count], seqs)
+        first += count
+    assert [leap.fault for leap in seen] == expected
+    before = [None, *expected[:-1]]
+    assert [leap.new for leap in seen] == [a != b for a, b in zip(before, expected, strict=True)]
+    assert (some.since_seq, some.channel) == (alone.since_seq, alone.channel)
+
+
 KNOWN_BY_A_LEAP = (
     *("swapped_accelerometer", "swapped_axes", "turned_axis"),
     *("gain_of_all", "gain_of_accelerometer"),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.faults import FAULTS
 from edgetuner.drift import (
     DriftMonitor,
     Finding,
@@ -15,7 +16,9 @@ from edgetuner.drift import (
     StreamKey,
     calibrate,
 )
+from edgetuner.drift.monitor import TOGETHER
 from edgetuner.errors import BusyError, DriftError
+from tests.drift import walkers
 from tests.drift.synthetic import Windows, calibrated, reference, windows
 
 KEY, OTHER = StreamKey("watch", "wrist"), StreamKey("watch", "ankle")
@@ -214,36 +217,61 @@ def test_windows_under_a_sensor_fault_are_not_drift(home: Any) -> None:
 
 
 def test_a_drift_that_was_the_sensor_s_is_taken_back(home: Any) -> None:
-    x, rng = signal(CHANGE + 24), np.random.default_rng(6)
-    monitor = DriftMonitor(home, profile=SensorProfile.fit(x, 50))
-    x[CHANGE:, :, 4:12] = x[CHANGE:, :, 4:5]  # a loose cable, which no glance reveals
-    calm, odd = windows(rng, 10), windows(rng, 1, shift=8)
-    feed(monitor, calm)
-    findings = []
-    for i in range(24):
-        findings += monitor.update(
-            KEY,
-            CHANGE + i,
-            x[CHANGE + i],
-            odd.embedding[i],
-            int(odd.y[i]),
-            float(odd.confidence[i]),
-        )
+    """Two axes exchanged: each window by itself is sound, and only several tell."""
+    x, recordings = walkers.source()
+    profile = SensorProfile.fit(x, 50, triads=walkers.TRIADS, recordings=recordings)
+    monitor, rng = DriftMonitor(home, profile=profile), np.random.default_rng(6)
+    walk = walkers.recording(3, 48, seed=7)
+    walk[24:] = FAULTS["swapped_axes"](walk[24:], rng)
+    calm, odd = windows(rng, 1), windows(rng, 1, shift=8)
+    taken = Windows(*(np.concatenate(parts) for parts in zip(calm, odd, strict=True)))
+    findings = monitor.update_many(
+        [KEY] * 48, range(48), walk, taken.embedding, taken.y, taken.confidence
+    )
     (drift,) = {finding.seq for finding in drifts(findings)}
     (fault,) = [finding for finding in findings if finding.kind == "sensor_fault"]
-    assert drift < fault.seq < CHANGE + 8
-    assert fault.onset_seq == CHANGE
+    assert 24 <= drift < fault.seq < 36
+    assert fault.onset_seq == 24
     assert not monitor.drifted(KEY)
     assert monitor.context_start(KEY) == 0
+
+
+def test_windows_wait_for_each_other_while_the_sensor_is_sound(home: Any) -> None:
+    x = signal(480)
+    monitor = DriftMonitor(home, profile=SensorProfile.fit(x, 50))
+    x[TOGETHER - 2 :, 1] = 0
+    told = []
+    for i in range(TOGETHER + 3):
+        told.append(feed_one(monitor, x[i], i))
+    assert told[: TOGETHER - 1] == [[]] * (TOGETHER - 1)
+    (fault,) = told[TOGETHER]  # the first that was suspect made the others be looked at one by one
+    assert (fault.detector, fault.onset_seq) == ("flat_line", TOGETHER - 2)
+
+
+def test_windows_that_wait_at_a_swap_are_no_evidence_about_the_new_version(home: Any) -> None:
+    monitor, odd = DriftMonitor(home), windows(np.random.default_rng(7), 1, shift=8)
+    some = Windows(*(part[: TOGETHER - 1] for part in odd))
+    assert feed(monitor, some) == []
+    monitor.swap(home)
+    calm = windows(np.random.default_rng(6), 1)
+    assert drifts(feed(monitor, calm, first=TOGETHER)) == []
+    assert monitor.state()["streams"][0]["windows"] == len(calm.y)
+
+
+def feed_one(monitor: DriftMonitor, x: Any, seq: int) -> list[Finding]:
+    calm = windows(np.random.default_rng(6), 1)
+    return monitor.update(
+        KEY, seq, x, calm.embedding[seq], int(calm.y[seq]), float(calm.confidence[seq])
+    )
 
 
 def test_a_drift_from_before_the_fault_stands(home: Any) -> None:
     monitor = DriftMonitor(home, profile=SensorProfile.fit(signal(480), 50))
     (drift,) = drifts(feed(monitor, stream()))
-    x, odd = signal(3), windows(np.random.default_rng(7), 1, 3)
+    x, odd = signal(8), windows(np.random.default_rng(7), 1, 8)
     x[:, 1] = 0
     (fault,) = monitor.update_many(
-        [KEY] * 3, range(480, 483), x, odd.embedding, odd.y, odd.confidence
+        [KEY] * 8, range(480, 488), x, odd.embedding, odd.y, odd.confidence
     )
     assert (fault.kind, fault.onset_seq) == ("sensor_fault", 480)
     assert monitor.drifted(KEY)
@@ -251,11 +279,11 @@ def test_a_drift_from_before_the_fault_stands(home: Any) -> None:
 
 
 def test_the_rate_is_checked_where_it_is_told(home: Any) -> None:
-    x = signal(3)
+    x = signal(8)
     monitor = DriftMonitor(home, profile=SensorProfile.fit(x, 50))
-    calm = windows(np.random.default_rng(6), 1, 3)
+    calm = windows(np.random.default_rng(6), 1, 8)
     (fault,) = monitor.update_many(
-        [KEY] * 3, range(3), x, calm.embedding, calm.y, calm.confidence, hz=[100.0] * 3
+        [KEY] * 8, range(8), x, calm.embedding, calm.y, calm.confidence, hz=[100.0] * 8
     )
     assert (fault.kind, fault.detector, fault.channel) == ("sensor_fault", "rate", None)
 

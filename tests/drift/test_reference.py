@@ -170,7 +170,7 @@ def test_live_embeddings_that_do_not_fit_are_named() -> None:
         home.scores(good[:, 1:], predicted, confidence)
     with pytest.raises(DriftError, match=r"not in the drift reference \(got 3\)"):
         home.scores(good, predicted + 3, confidence)
-    with pytest.raises(DriftError, match=r"drift\.embedding: score is not finite"):
+    with pytest.raises(DriftError, match=r"drift\.embedding: .*not finite"):
         home.scores(good * np.nan, predicted, confidence)
-    with pytest.raises(DriftError, match=r"drift\.confidence: score is not finite"):
+    with pytest.raises(DriftError, match=r"drift\.confidence: .*not finite"):
         home.scores(good, predicted, confidence * np.nan)

@@ -60,14 +60,14 @@ def test_a_fault_is_reported_when_it_persists(
     sensor = check(persistence=3)
     seen = [sensor.update(spoil(x), seq=10 + i) for i, x in enumerate(life(4, seed=1))]
     assert seen == [None, None, fault, fault]
-    assert (sensor.since_seq, sensor.channel) == (10, channel)
+    assert (sensor.health.since_seq, sensor.health.channel) == (10, channel)
 
 
 def test_ordinary_life_is_no_fault() -> None:
     sensor = check()
     for seq, x in enumerate(life(500, seed=2)):
         assert sensor.update(x, seq=seq) is None
-        assert not sensor.suspect
+        assert not sensor.health.suspect
 
 
 def test_stillness_with_coarse_steps_is_not_clipping() -> None:
@@ -75,7 +75,7 @@ def test_stillness_with_coarse_steps_is_not_clipping() -> None:
     sensor = check()
     for x in life(20, seed=3):
         sensor.update(np.round(0.2 * x, 1) + 0.1 * np.eye(CHANNELS, LENGTH))
-        assert not sensor.suspect
+        assert not sensor.health.suspect
 
 
 def test_one_bad_window_is_suspect_but_no_fault() -> None:
@@ -83,9 +83,9 @@ def test_one_bad_window_is_suspect_but_no_fault() -> None:
     good, bad, after = life(3, seed=1)
     sensor.update(good)
     assert sensor.update(flat(bad)) is None
-    assert sensor.suspect
+    assert sensor.health.suspect
     assert sensor.update(after) is None
-    assert not sensor.suspect
+    assert not sensor.health.suspect
 
 
 def test_a_fault_is_over_when_good_windows_persist() -> None:
@@ -95,7 +95,7 @@ def test_a_fault_is_over_when_good_windows_persist() -> None:
         sensor.update(flat(x))
     reports = []
     for seq, x in enumerate(windows[2:], start=2):
-        reports.append((sensor.update(x, seq=seq), sensor.suspect))
+        reports.append((sensor.update(x, seq=seq), sensor.health.suspect))
     assert reports == [
         ("flat_line", True),
         (None, False),
@@ -103,36 +103,29 @@ def test_a_fault_is_over_when_good_windows_persist() -> None:
         (None, False),
         (None, False),
     ]
-    assert sensor.since_seq == 2
-    assert sensor.channel is None
+    assert sensor.health.since_seq == 2
+    assert sensor.health.channel is None
 
 
-def test_windows_that_look_sound_wait_for_each_other_and_an_odd_one_for_none() -> None:
-    profile = SensorProfile.fit(life(200), HZ)
-    one, other = SensorCheck(profile), SensorCheck(profile)
-    x = life(5, seed=1)
-    assert SensorCheck.take([one, other, one], x[:3], [0, 7, 1]) == [[], [], []]
-    flat(x[3])
-    first, last = SensorCheck.take([one, one], x[3:], [2, 3])
-    assert [seen.seq for seen in (*first, *last)] == [0, 1, 2, 3]
-    assert [seen.reading.fault for seen in first] == [None, None, "flat_line"]
-    assert [seen.seq for seen in last] == [3]
-    for seen in first:
-        one.observe(*seen)
-    assert one.suspect
-    assert not other.suspect
-    assert len(SensorCheck.take([one], life(1), [4])[0]) == 1, "whoever is suspect is inspected"
-
-
-@pytest.mark.parametrize("together", [1, 7, 30])
-def test_no_window_is_left_out_however_they_come(together: int) -> None:
-    sensor, seen = check(), []
-    for start in range(0, 30, together):
-        seqs = range(start, min(start + together, 30))
-        for one in SensorCheck.take([sensor] * len(seqs), life(len(seqs), seed=start), seqs):
-            seen += [window.seq for window in one]
-    assert seen == list(range(len(seen)))
-    assert len(seen) + 6 > 30
+@given(st.lists(st.integers(0, 3), min_size=12, max_size=30), st.integers(1, 9))
+def test_some_windows_at_once_are_the_same_as_one_by_one(kinds: list[int], together: int) -> None:
+    """Of sound, flat and clipped windows, and others whose rate is wrong."""
+    windows = life(len(kinds), seed=1)
+    for x, kind in zip(windows, kinds, strict=True):
+        if kind == 1:
+            flat(x)
+        elif kind == 2:
+            x[2] = 1e3
+    rates = [kind == 3 for kind in kinds]
+    alone, some = check(), check()
+    seen, expected = [], []
+    for seq, x in enumerate(windows):
+        expected += alone.look(x[None], [seq], rates[seq : seq + 1])
+    for first in range(0, len(kinds), together):
+        part = slice(first, first + together)
+        seen += some.look(windows[part], range(len(kinds))[part], rates[part])
+    assert seen == expected
+    assert some.health == expected[-1]
 
 
 @pytest.mark.parametrize(("hz", "fault"), [(50.0, None), (49.0, None), (100.0, "rate")])
@@ -212,7 +205,7 @@ def test_an_older_bundle_is_checked_for_what_it_knows() -> None:
     for x in walkers.recording(0, 3, seed=1):
         x[1] = 0
         sensor.update(x)
-    assert sensor.fault == "flat_line"
+    assert sensor.health.fault == "flat_line"
 
 
 def test_a_size_that_cannot_be_is_reported_when_no_better_name_comes() -> None:
@@ -221,7 +214,7 @@ def test_a_size_that_cannot_be_is_reported_when_no_better_name_comes() -> None:
     sensor = SensorCheck(profile, SensorSettings(patience=5))
     seen = [sensor.update(w, seq=i) for i, w in enumerate(0.5 * walkers.recording(0, 6, seed=1))]
     assert seen == [None] * 4 + ["calibration"] * 2
-    assert sensor.since_seq == 0
+    assert sensor.health.since_seq == 0
 
 
 @given(
@@ -237,7 +230,7 @@ def test_a_clock_that_leaps_is_no_fault_for_ever(leaps: list[int], apart: int) -
         for x in life(apart):
             assert sensor.update(x, seq=seq, t_ns=t_ns) is None
             t_ns, seq = t_ns + step, seq + 1
-    assert not (leaps and sensor.suspect)
+    assert not (leaps and sensor.health.suspect)
 
 
 @given(
@@ -270,7 +263,7 @@ def test_faults_of_a_stranger_s_sensor_are_named(
     seen = [sensor.update(window, seq=seq) for seq, window in enumerate(x)]
     assert seen[:20] == [None] * 20
     assert seen[39] in benchmark.NAMES[name]
-    assert sensor.since_seq == 20
+    assert sensor.health.since_seq == 20
 
 
 @pytest.mark.parametrize("position", ["left_arm", "torso", "right_leg", "left_leg"])
@@ -291,7 +284,11 @@ def test_a_dead_channel_is_named_whatever_else_is_wrong() -> None:
     windows = life(9, seed=1)
     for seq, x in enumerate(windows[:4]):
         sensor.update(x, seq=seq, hz=3 * HZ)
-    assert sensor.fault == "rate"
+    assert sensor.health.fault == "rate"
     for seq, x in enumerate(windows[4:7], start=4):
         sensor.update(flat(x), seq=seq, hz=3 * HZ)
-    assert (sensor.fault, sensor.channel, sensor.since_seq) == ("flat_line", 1, 4)
+    assert (sensor.health.fault, sensor.health.channel, sensor.health.since_seq) == (
+        "flat_line",
+        1,
+        4,
+    )
