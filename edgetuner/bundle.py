@@ -107,6 +107,11 @@ class Description(_Strict):
                 raise ValueError(f"{which} must be distinct")
         return self
 
+    @property
+    def window_ns(self) -> int:
+        """Duration of a window in nanoseconds."""
+        return round(1e9 * self.length / self.hz)
+
 
 class Manifest(Description):
     """The description, and what makes it this version and no other."""

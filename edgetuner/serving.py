@@ -63,6 +63,14 @@ class Serving:
         mixed = self.share * own.probabilities() + (1 - self.share) * others
         return Answer(mixed.argmax(axis=1), mixed.max(axis=1).astype(np.float32)), own
 
+    @property
+    def anchor(self) -> ModelVersion:
+        """Who answers beside the next version: the one that all adaptations go back to, which knows
+        every activity from where it was made, or else the one that is live.
+        """
+        adapted = self.version.manifest.adaptation is not None
+        return self.beside if adapted and self.beside is not None else self.version
+
     def predict(self, x: NDArray[np.float32]) -> Answer:
         """What is served for raw windows x (N, C, T)."""
         return self.answer(x)[0]

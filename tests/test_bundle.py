@@ -90,6 +90,11 @@ def test_everything_comes_back(bundle: Bundle) -> None:
     assert verify(bundle.path) == loaded.manifest == read_manifest(bundle.path)
 
 
+def test_a_window_lasts_as_long_as_its_samples() -> None:
+    assert description().window_ns == 160_000_000  # 8 at 50 Hz
+    assert description(length=100, hz=30.0).window_ns == 3_333_333_333
+
+
 def test_arrays_can_be_written_to(bundle: Bundle) -> None:
     # torch warns of memory that it may not write to
     assert Bundle.load(bundle.path).mean.flags.writeable

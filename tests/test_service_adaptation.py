@@ -270,13 +270,13 @@ def test_the_child_dies_with_the_service(live: Live) -> None:
         os.close(handle)
 
 
-# As if the two had grown apart: the coordinator calls what takes fewer arguments.
+# As if the two had grown apart: the trainer calls what takes fewer arguments.
 FAULTY = """
 import sys
-from edgetuner.adapt import coordinator
+from edgetuner.adapt import trainer
 from edgetuner.cli import main
 
-coordinator.train = lambda job: None
+trainer.train = lambda job: None
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -289,4 +289,4 @@ def test_a_fault_of_our_own_ends_the_service_and_says_where(wave_bundle: Path) -
         assert live.process is not None
         assert live.process.wait(PATIENCE_S) == 1, "so that systemd starts it again"
         said = live.errors.read_text()
-        assert "TypeError" in said and "coordinator.py" in said
+        assert "TypeError" in said and "trainer.py" in said

@@ -48,6 +48,16 @@ def test_alone_a_version_is_served_as_it_is(wave_bundle: Path) -> None:
     assert serving == Serving(version), "there is nothing to weigh"
 
 
+def test_what_all_adaptations_began_with_answers_beside_the_next_version(wave_bundle: Path) -> None:
+    source = ModelVersion.load(wave_bundle)
+    manifest = source.manifest.model_copy(update={"adaptation": {"method": "lora-edge"}})
+    adapted = ModelVersion(replace(source.bundle, manifest=manifest))
+    assert Serving(source).anchor is source
+    assert Serving(adapted, source).anchor is source
+    assert Serving(adapted).anchor is adapted, "nobody else is there"
+    assert Serving(source, adapted).anchor is source, "it was not adapted from the other"
+
+
 def test_the_surer_one_decides_and_the_detectors_hear_the_live_one_alone() -> None:
     new, old = Sure(0.4, 0.3, 0.3), Sure(0.05, 0.9, 0.05)
     answer, own = pair(new, old, share=0.5).answer(X)

@@ -6,7 +6,11 @@ from dataclasses import dataclass, field
 from math import comb
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgetuner.config import ProbationConfig
+from edgetuner.store import Context
 
 if TYPE_CHECKING:
     from edgetuner.serving import Serving
@@ -46,6 +50,23 @@ class Probation:
     def evidence(self) -> float:
         """That the previous version is better: see `wealth`."""
         return wealth(self.losses, self.wins)
+
+    def unseen(self, labelled: Context, version: str) -> Context:
+        """Which of the labelled windows the new version predicted and `compare` has not taken in.
+
+        Args:
+            version: id of the new one.
+        """
+        compared = np.isin(labelled.row, list(self.right))
+        return labelled.take((labelled.version == version) & ~compared)
+
+    def compare(self, windows: Context, previous: NDArray[np.int64]) -> None:
+        """Takes in what the previous version says of labelled windows, (N,), beside what the new
+        one said when they came.
+        """
+        new, old = windows.predicted == windows.y, previous == windows.y
+        pairs = zip(new.tolist(), old.tolist(), strict=True)
+        self.right.update(zip(windows.row.tolist(), pairs, strict=True))
 
     def verdict(self, settings: ProbationConfig) -> Literal["worse", "proven"] | None:
         """What the labels say so far; None while they say nothing yet.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from edgetuner.adapt.material import Material
     from edgetuner.bundle import Bundle
+    from edgetuner.pipeline import Pipeline
 
     Labelled = Callable[..., tuple[Tensor, Tensor]]
 
@@ -25,6 +26,22 @@ def bundle(wave_bundle: Path) -> Bundle:
     from edgetuner.bundle import Bundle
 
     return Bundle.load(wave_bundle)
+
+
+@pytest.fixture
+async def pipeline(wave_bundle: Path) -> AsyncIterator[Pipeline]:
+    """A live path on which the bundle answers, with an empty store."""
+    from edgetuner.config import Config
+    from edgetuner.inference import ModelVersion
+    from edgetuner.pipeline import Pipeline, watch_with
+    from edgetuner.serving import Serving
+    from edgetuner.store import Store
+
+    version = ModelVersion.load(wave_bundle)
+    store = Store.open(None, shape=(3, 32), classes=waves.CLASSES, durability="memory")
+    live = Pipeline(store, Serving(version), watch_with(Config(), version))
+    yield live
+    await live.close()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from edgetuner.adapt import coordinator as module  # noqa: E402
 from edgetuner.adapt import job as jobs  # noqa: E402
+from edgetuner.adapt import trainer, turns  # noqa: E402
 from edgetuner.adapt.coordinator import Coordinator  # noqa: E402
 from edgetuner.adapt.job import Job  # noqa: E402
-from edgetuner.bundle import Bundle, write_bundle  # noqa: E402
 from edgetuner.config import Config  # noqa: E402
 from edgetuner.drift.monitor import Finding, StreamKey  # noqa: E402
 from edgetuner.errors import AdaptationError, BusyError, StoreError  # noqa: E402
@@ -28,6 +26,7 @@ from edgetuner.serving import Serving  # noqa: E402
 from edgetuner.store import Entry, LabelEntry, Store  # noqa: E402
 from edgetuner.telemetry import open_telemetry  # noqa: E402
 from tests import waves  # noqa: E402
+from tests.adapt.material import renamed  # noqa: E402
 from tests.awaiting import before_its_end  # noqa: E402
 from tests.live import PATIENCE_S, merged  # noqa: E402
 
@@ -66,11 +65,12 @@ class Stage:
         self.allowed: list[tuple[str, ...]] = []
         self.outcome: Exception | None = None
         self.seq = 0
+        self.telemetry = open_telemetry((), 1.0)
         self.coordinator = Coordinator(
             lambda: self.config,
             pipeline,
             self.registry,
-            open_telemetry((), 1.0),
+            self.telemetry,
             lambda topic, data: self.published.append((topic, data)),
             "cpu",
             clock=lambda: self.now,
@@ -89,15 +89,9 @@ class Stage:
         progress({"job": job.ask.job, "rung": "head", "seconds": 0.5, "taken": True, "extra": 1})
         if self.outcome is not None:
             raise self.outcome
-        base = Bundle.load(job.path / jobs.BASE)
-        weights = dict(base.weights)
-        for name in ("head.weight", "head.bias"):
-            weights[name] = np.roll(weights[name], 1, 0)
-        description = base.manifest.description.model_copy(update={"parent": base.version})
-        tensors = replace(base, weights=weights)
-        prefix = f"a{len(self.trainings)}"
-        made = write_bundle(job.path / jobs.CANDIDATE, tensors, description, prefix=prefix)
-        result = {"version": made.version, "rung": "head", "train_seconds": 0.0}
+        candidate, prefix = job.path / jobs.CANDIDATE, f"a{len(self.trainings)}"
+        version = renamed(job.path / jobs.BASE, candidate, prefix)
+        result = {"version": version, "rung": "head", "train_seconds": 0.0}
         job.write_result(result)
         return result
 
@@ -156,7 +150,7 @@ def play(wave_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         store = Store.open(None, shape=(3, 32), classes=waves.CLASSES, durability="memory")
         pipeline = Pipeline(store, Serving(version), watch_with(config, version))
         stage = Stage(tmp_path, wave_bundle, pipeline, config)
-        monkeypatch.setattr(module, "train", stage.train)
+        monkeypatch.setattr(trainer, "train", stage.train)
         try:
             await scene(stage)
         finally:
@@ -188,17 +182,15 @@ def test_drift_leads_through_training_gate_and_probation_to_a_champion(
     play(scene)
 
 
-def test_every_rung_tells_its_time_and_evidence_and_energy_only_where_it_was_read(
-    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_rung_tells_its_time_and_evidence(play: Callable[..., None]) -> None:
     async def scene(stage: Stage) -> None:
         await stage.swapped()
         rung = {"rung": "head", "seconds": 0.5, "taken": True}
         assert stage.told("swap")["rungs"] == [rung], "no rail here, so no energy"
-        telemetry = stage.coordinator._telemetry
-        monkeypatch.setattr(telemetry, "energy_j", lambda: {"train": 7.5})
-        stage.coordinator._on_progress(rung)
-        assert stage.coordinator.describe()["progress"]["energy_j"] == 7.5
+        told = [data for topic, data in stage.published if topic == "status.adaptation"]
+        heard = [data["progress"] for data in told if "progress" in data]
+        assert [said.get("seconds") for said in heard] == [None, 0.5], "as it comes"
+        assert "progress" not in stage.coordinator.describe(), "it is over"
 
     play(scene)
 
@@ -389,8 +381,7 @@ def test_energy_is_budgeted_over_a_day_whatever_the_time_of_day_does(
 ) -> None:
     async def scene(stage: Stage) -> None:
         spent = iter([0.0, 600.0])
-        telemetry = stage.coordinator._telemetry
-        monkeypatch.setattr(telemetry, "energy_j", lambda: {"train": next(spent, 600.0)})
+        monkeypatch.setattr(stage.telemetry, "energy_j", lambda: {"train": next(spent, 600.0)})
         monkeypatch.setattr("time.time", lambda: 4e9)  # a clock that was set right just now
         stage.outcome = AdaptationError("no luck")
         await stage.see(36)
@@ -464,6 +455,29 @@ def test_a_champion_that_does_as_well_as_at_home_had_not_drifted(
     play(scene)
 
 
+def test_a_drift_that_is_found_while_another_is_acknowledged_goes_on_waiting(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(stage: Stage) -> None:
+        loop, other = asyncio.get_running_loop(), StreamKey("c", "other")
+        acknowledge = stage.pipeline._monitor.acknowledge
+
+        def meanwhile(key: tuple[str, str]) -> None:
+            finding = Finding("drift", "embedding", other, 5, 0, 9.0, 1.0)
+            loop.call_soon_threadsafe(stage.coordinator.on_findings, [finding])
+            acknowledge(key)
+
+        monkeypatch.setattr(stage.pipeline._monitor, "acknowledge", meanwhile)
+        await stage.see(36, shift=0)
+        stage.drift()
+        await stage.coordinator.consider()
+        assert stage.events() == ["false_alarm"]
+        assert stage.coordinator.describe()["state"] == "drifted"
+        assert stage.coordinator.describe()["drifted"] == ["c/other"]
+
+    play(scene)
+
+
 def test_a_candidate_for_a_champion_that_does_as_well_as_at_home_ends_the_drift(
     play: Callable[..., None],
 ) -> None:
@@ -524,7 +538,7 @@ def test_a_pause_ends_the_training_and_holds_until_resumed(
             await asyncio.Event().wait()
             return {}
 
-        monkeypatch.setattr(module, "train", endless)
+        monkeypatch.setattr(trainer, "train", endless)
         await stage.see(36)
         stage.drift()
         under_way = asyncio.create_task(stage.coordinator.consider())
@@ -535,7 +549,7 @@ def test_a_pause_ends_the_training_and_holds_until_resumed(
         await under_way
         assert "operator" in stage.told("adaptation_failed")["error"]["message"]
         assert stage.coordinator.describe()["state"] == "paused"
-        monkeypatch.setattr(module, "train", stage.train)
+        monkeypatch.setattr(trainer, "train", stage.train)
         stage.now = 1000.0
         await stage.coordinator.consider()
         assert stage.trainings == []
@@ -560,7 +574,7 @@ def test_the_end_of_the_service_ends_the_training(
                 ended.set()
             return {}
 
-        monkeypatch.setattr(module, "train", endless)
+        monkeypatch.setattr(trainer, "train", endless)
         await stage.see(36)
         stage.drift()
         task = asyncio.create_task(stage.coordinator.run())
@@ -600,7 +614,7 @@ def test_a_fault_of_our_own_ends_the_coordinator_with_its_error(
         async def outdated(job: Job) -> dict[str, Any]:
             return {}
 
-        monkeypatch.setattr(module, "train", outdated)
+        monkeypatch.setattr(trainer, "train", outdated)
         await stage.see(36)
         stage.drift()
         with pytest.raises(TypeError, match="outdated"):
@@ -616,7 +630,7 @@ def test_operators_do_not_wait_for_a_training(
     play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scene(stage: Stage) -> None:
-        monkeypatch.setattr(module, "_PATIENCE_S", 0.01)
+        monkeypatch.setattr(turns, "_PATIENCE_S", 0.01)
         training, finish = asyncio.Event(), asyncio.Event()
 
         async def slow(job: Job, progress: Any, allowed: Any) -> dict[str, Any]:
@@ -624,7 +638,7 @@ def test_operators_do_not_wait_for_a_training(
             await finish.wait()
             return await stage.train(job, progress, allowed)
 
-        monkeypatch.setattr(module, "train", slow)
+        monkeypatch.setattr(trainer, "train", slow)
         await stage.see(36)
         stage.drift()
         under_way = asyncio.create_task(stage.coordinator.consider())
@@ -896,16 +910,3 @@ def test_without_enough_labels_it_trains_on_its_guesses_and_labels_only_judge(
         assert stage.events()[-1] == "rollback", "and taken back as ever"
 
     play(scene, adapt={"self_train": True})
-
-
-def test_news_in_the_moment_of_its_end_do_not_keep_it_running(play: Callable[..., None]) -> None:
-    async def scene(stage: Stage) -> None:
-        running = asyncio.create_task(stage.coordinator.run())
-        while not stage.coordinator._wake._waiters:  # type: ignore[attr-defined]
-            await asyncio.sleep(0)
-        stage.coordinator.on_labels()
-        running.cancel()
-        done, _ = await asyncio.wait([running], timeout=PATIENCE_S)
-        assert done and running.cancelled()
-
-    play(scene)

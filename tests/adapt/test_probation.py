@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from edgetuner.adapt.probation import Probation, wealth
 from edgetuner.config import ProbationConfig
+from edgetuner.store import Context
 
 SETTINGS = ProbationConfig(labels=30, windows=500, max_p_value=0.05)
 
@@ -24,6 +25,28 @@ def test_who_shares_his_answers_stays_unless_he_is_shown_to_be_worse() -> None:
     assert probation(wins=3, losses=4, both=23).verdict(SETTINGS) == "worse"
     assert probation(wins=3, losses=4, both=23, shared=True).verdict(SETTINGS) == "proven"
     assert probation(losses=9, shared=True).verdict(SETTINGS) == "worse"
+
+
+def labelled(rows: list[int], y: list[int], predicted: list[int], versions: str) -> Context:
+    """Labelled windows, and what each version, a letter, said of one when it came."""
+    none = np.zeros(len(rows), np.int64)
+    return Context(
+        (("c", "s"),), np.zeros((len(rows), 1, 1), np.float32), np.array(y), np.array(predicted),
+        none.astype(float), np.array(rows), none, none, none, np.array(list(versions)), {},
+    )  # fmt: skip
+
+
+def test_every_window_that_the_new_version_predicted_is_compared_once() -> None:
+    one = probation()
+    windows = labelled([3, 5, 6, 9], y=[0, 1, 2, 2], predicted=[0, 0, 2, 2], versions="bbab")
+    unseen = one.unseen(windows, "b")
+    assert unseen.row.tolist() == [3, 5, 9], "the version before predicted one of them"
+    one.compare(unseen, np.array([0, 1, 0]))
+    assert one.right == {3: (True, True), 5: (False, True), 9: (True, False)}
+    assert (one.wins, one.losses) == (1, 1)
+    assert len(one.unseen(windows, "b")) == 0
+    more = labelled([9, 11], y=[2, 1], predicted=[2, 1], versions="bb")
+    assert one.unseen(more, "b").row.tolist() == [11]
 
 
 @given(st.integers(0, 60), st.integers(0, 60))

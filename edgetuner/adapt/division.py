@@ -1,0 +1,54 @@
+"""The windows of a job: which of a context are trained on, and which ones judge."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from edgetuner.adapt.answers import Answers
+from edgetuner.adapt.guess import guessed
+from edgetuner.adapt.job import Windows, hold_out, split
+from edgetuner.config import AdaptConfig
+from edgetuner.inference import ModelVersion
+from edgetuner.store import Context
+
+
+class Division(NamedTuple):
+    """A context, divided.
+
+    Attributes:
+        windows: all of them, each with its split.
+        guessed: guesses among their labels; None where labels alone are trained on.
+    """
+
+    windows: Windows
+    guessed: int | None
+
+
+async def divided(
+    context: Context, settings: AdaptConfig, live: ModelVersion, answers: Answers
+) -> Division:
+    """Divides a context that was admitted.
+
+    Where it has too few labels to train on, all of them judge, and guesses are trained on.
+
+    Args:
+        context: N windows.
+        settings: say how many labels are enough, and which share of them judges.
+        live: the live version, which guesses.
+        answers: what it says of windows.
+    """
+    labelled, guesses = context.y >= 0, None
+    window_ns = live.manifest.window_ns
+    if labelled.sum() < settings.min_labels:  # admitted to self-training
+        context = await guessed(context, live, answers)
+        guesses = int((context.y[~labelled] >= 0).sum())
+        parts = hold_out(labelled, context.stream, context.t_ns, window_ns=window_ns)
+    else:
+        parts = split(
+            context.y,
+            context.stream,
+            context.t_ns,
+            share=settings.holdout,
+            window_ns=window_ns,
+        )
+    return Division(Windows(context.x, context.y, context.stream, context.t_ns, parts), guesses)

@@ -1,0 +1,72 @@
+"""Versions on disk, as far as they may take the live one's place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from edgetuner.config import Config
+from edgetuner.errors import RegistryError
+from edgetuner.inference import ModelVersion
+from edgetuner.pipeline import Pipeline
+from edgetuner.registry import Registry
+
+
+class Versions:
+    """Loads versions for the task of the live one, and for no other.
+
+    Args:
+        config: gives the configuration in force.
+        pipeline: holds those who answer at present.
+        registry: versions on disk.
+        device: where they are loaded, `cpu` or `cuda`.
+    """
+
+    def __init__(
+        self, config: Callable[[], Config], pipeline: Pipeline, registry: Registry, device: str
+    ) -> None:
+        self._config = config
+        self._pipeline = pipeline
+        self._registry = registry
+        self._device = device
+
+    async def load(self, version: str) -> ModelVersion:
+        """A version, given by its id or by an alias, hashes and all, off the hot path.
+
+        Raises:
+            RegistryError: it is unknown, or was made for another task than the live version.
+            EdgetunerError: it is damaged; see `ModelVersion.load`.
+        """
+        path = self._registry.path(version)
+        config = self._config()
+        loaded = await asyncio.to_thread(
+            lambda: ModelVersion.load(
+                path,
+                device=self._device,
+                allow_factories=config.inference.allow_factories,
+                drift=config.drift,
+            )
+        )
+        _check_same_task(loaded, self._pipeline.version)
+        return loaded
+
+    def earlier(self) -> list[str]:
+        """The latest versions that proved themselves, but for those who answer at present;
+        `adapt.reuse` of them at most. Reads the disk.
+        """
+        serving = self._pipeline.serving
+        present = {serving.version.id, None if serving.beside is None else serving.beside.id}
+        proven = [version for version in self._registry.proven() if version not in present]
+        return proven[: self._config().adapt.reuse]
+
+
+def _check_same_task(version: ModelVersion, live: ModelVersion) -> None:
+    for name in ("classes", "channels", "length", "hz"):
+        found, wanted = getattr(version.manifest, name), getattr(live.manifest, name)
+        if found != wanted:
+            raise RegistryError(
+                "another task than that of the live model",
+                field=f"{version.id}: {name}",
+                value=found,
+                remedy=f"choose a version with {wanted}",
+            )

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+
+from edgetuner.adapt.lessons import Lessons
+
+
+@pytest.mark.parametrize(("learned", "enough"), [(2, 3), (3, 5), (4, 6), (7, 11)])
+def test_a_version_is_outgrown_by_half_as_many_classes_more(learned: int, enough: int) -> None:
+    lessons = Lessons()
+    lessons.begin(learned)
+    assert lessons.of_this_context
+    assert not lessons.outgrown(enough - 1) and lessons.outgrown(enough)
+
+
+def test_a_version_that_was_not_trained_for_this_context_is_not_outgrown() -> None:
+    lessons = Lessons()
+    assert not lessons.of_this_context and not lessons.outgrown(100)
+    lessons.know(2)
+    assert not lessons.outgrown(100), "it still was not"
+    lessons.begin(2)
+    lessons.forget()
+    assert not lessons.of_this_context and not lessons.outgrown(100)
+    lessons.begin(None)
+    assert not lessons.of_this_context and not lessons.outgrown(100)
+
+
+def test_what_turned_out_to_be_known_need_not_be_learned() -> None:
+    lessons = Lessons()
+    lessons.begin(2)
+    lessons.know(4)
+    assert not lessons.outgrown(5) and lessons.outgrown(6)
+
+
+def test_after_a_refusal_a_candidate_waits_for_more_labels() -> None:
+    lessons = Lessons()
+    assert lessons.repeated(0) is None
+    lessons.refuse(36)
+    said = "50 labelled windows, 51 are needed after the candidate that was refused"
+    assert lessons.repeated(50) == said
+    assert lessons.repeated(36) is not None
+    assert lessons.repeated(51) is None
+    assert lessons.repeated(35) is None, "so few are of another context"
+
+
+def test_the_last_refusal_counts_until_another_version_goes_live() -> None:
+    lessons = Lessons()
+    lessons.refuse(36)
+    lessons.refuse(60)
+    assert lessons.repeated(83) is not None and lessons.repeated(84) is None
+    lessons.forget()
+    assert lessons.repeated(60) is not None, "the one before is no other one"
+    lessons.begin(3)
+    assert lessons.repeated(60) is None
