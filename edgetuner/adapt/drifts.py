@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgetuner.drift.monitor import Finding
+from edgetuner.drift.monitor import ABOUT, Finding
 from edgetuner.store import Context
 
 StreamKey = tuple[str, str]
@@ -22,14 +22,16 @@ class Drifts:
     def note(self, finding: Finding) -> bool:
         """Takes in what the detectors found; whether it changed anything.
 
-        A fault of the sensor that began no later than the drift takes it back: the sensor was what
-        drifted. Other findings do not matter.
+        A fault of the sensor that began about when the drift did, or before, takes it back: the
+        sensor was what drifted. Other findings do not matter.
         """
         if finding.kind == "drift":
             self._found[finding.key] = finding
             return True
         drift = self._found.get(finding.key)
-        if finding.kind != "sensor_fault" or drift is None or finding.onset_seq > drift.onset_seq:
+        if finding.kind != "sensor_fault" or drift is None:
+            return False
+        if finding.onset_seq > drift.onset_seq + ABOUT:
             return False
         del self._found[finding.key]
         return True

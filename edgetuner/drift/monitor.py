@@ -21,6 +21,7 @@ from edgetuner.drift.reference import DETECTORS, Calibration, Reference
 from edgetuner.drift.sensor import Health, SensorCheck, SensorProfile, SensorSettings
 from edgetuner.errors import BusyError, DriftError
 
+ABOUT = 3  # windows to which the beginnings of a drift and of a fault are known
 TOGETHER = 8  # windows of a stream that are looked at at once, while its sensor is sound
 
 
@@ -453,6 +454,7 @@ def _of_sensor(
 
 def _take_back(stream: _Stream, since_seq: int) -> None:
     """Forget what was taken for a change of the world since a fault of the sensor began."""
+    since_seq -= ABOUT
     if stream.drift is not None and stream.drift.onset_seq >= since_seq:
         _restart(stream)
         stream.context_start = stream.context_before
