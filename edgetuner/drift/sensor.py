@@ -263,6 +263,7 @@ class SensorCheck:
         self._run = 0  # windows in a row that contradict the fault that stands
         self._run_seq = 0  # the first of them
         self._last: tuple[int, int] | None = None  # seq, t_ns
+        self._sized: int | None = None  # windows of right size since the last wrong one of a leap
         self._distortion = (
             Distortion(profile.usual, self.settings.distortion) if profile.usual else None
         )
@@ -301,6 +302,7 @@ class SensorCheck:
         told = []
         for i, (reading, seq) in enumerate(zip(readings, seqs, strict=True)):
             bad, channel = reading.fault, reading.channel
+            self._size(leaps.get(i), bad == CALIBRATION)
             if wrong_rates[i] and bad in (None, CALIBRATION):
                 bad, channel = RATE, None
             leap = leaps.get(i)
@@ -313,19 +315,32 @@ class SensorCheck:
                     bad, channel = leap.fault, leap.channel
                 self._persist(bad, channel, seq)
             told.append(self.health)
+        if self._distortion is not None and (self._sized or 0) >= self.settings.patience:
+            self._distortion.accept(seqs[-1])  # its size is right again: that fault is over
+            self._sized = None
         return told
+
+    def _size(self, leap: Leap | None, wrong: bool) -> None:
+        if leap is None:
+            return
+        if leap.fault is None:
+            self._sized = None
+        elif wrong:
+            self._sized = 0
+        elif self._sized is not None:
+            self._sized += 1
 
     def _persist(self, bad: str | None, channel: int | None, seq: int) -> None:
         fault = self.health.fault
         self.health = self.health._replace(suspect=bad is not None or fault is not None)
-        plainer = bad in _PLAIN and fault not in _PLAIN
-        if not plainer and (bad is None) == (fault is None):
+        plain = bad in _PLAIN or fault in _PLAIN
+        if bad == fault or not (plain or None in (bad, fault)):
             self._run = 0
             return
         if self._run == 0:
             self._run_seq = seq
         self._run += 1
-        waits = CALIBRATION in (bad, fault) and not plainer
+        waits = CALIBRATION in (bad, fault) and not plain
         if self._run >= (self.settings.patience if waits else self.settings.persistence):
             self._run = 0
             self.health = Health(bad, channel, self._run_seq, bad is not None)

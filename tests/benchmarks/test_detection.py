@@ -85,7 +85,7 @@ def test_people_who_stay_wear_it_before_and_after_and_strangers_come_after_other
 
 
 def test_watching_and_predicting_are_timed_in_turn(wave_home, wave_version):
-    spent = detection.cost(wave_version, wave_version.reference, wave_home.home, 90)
+    spent = detection.cost(wave_home, wave_version, wave_version.reference, Bouts(), 90)
     ratio = spent["detectors_us"] / spent["inference_us"]
     assert spent["detector_cost_ratio"] == pytest.approx(ratio)
     assert spent["inference_us"] > 0 < spent["detectors_us"]

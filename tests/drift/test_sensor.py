@@ -292,3 +292,32 @@ def test_a_dead_channel_is_named_whatever_else_is_wrong() -> None:
         1,
         4,
     )
+
+
+def test_one_plain_fault_gives_way_to_the_next_and_to_what_stood_before_it() -> None:
+    sensor, windows = check(persistence=2), life(10, seed=1)
+    windows[2:4, 2] = 1e3
+    for x in windows[4:6]:
+        flat(x)
+    named = [sensor.look(x[None], [seq], [seq < 8])[0].fault for seq, x in enumerate(windows)]
+    assert named == [
+        *(None, "rate", "rate", "range", "range"),
+        *("flat_line", "flat_line", "rate", "rate", None),
+    ]
+
+
+def test_a_gain_is_over_when_sizes_are_right_again() -> None:
+    """Although what came after it is nothing that was known from before."""
+    x, recordings = walkers.source()
+    profile = SensorProfile.fit(
+        x, HZ, triads=walkers.TRIADS, accelerometers=(0,), recordings=recordings
+    )
+    sensor = SensorCheck(profile)
+    walk, row = walkers.recording(1, 40, seed=7), walkers.recording(4, 24, seed=7)
+    walk[20:, :3] *= 0.5
+    windows = np.concatenate([walk, row])
+    told = sensor.look(windows[:40], range(40), [False] * 40)
+    assert told[-1].fault in ("gain", "calibration")
+    for first in (40, 48, 56):
+        told = sensor.look(windows[first : first + 8], range(first, first + 8), [False] * 8)
+    assert told[-1].fault is None
