@@ -158,7 +158,7 @@ def page(rows: Sequence[Row]) -> str:
         "",
         *_false_alarm_table(rows),
         *_delay_table(rows),
-        *(f"Not compared: {row['why']}.\n" for row in rows if row["kind"] == "absent"),
+        *dict.fromkeys(f"Not compared: {r['why']}.\n" for r in rows if r["kind"] == "absent"),
         *_cost_line(rows),
     ]
     if runs:
