@@ -14,7 +14,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class Log:
     Attributes:
         swaps: (first window that the new version answered, old version, new version).
         events: (window, what happened) in order.
-        findings: of the detectors.
+        findings: of the detectors; `seq` is the latest window when it was told.
         train_seconds: of each training, without calibrating detectors anew.
         adapt_seconds: of each adaptation, with that.
         trained_on: numbers of all windows that went into a training.
@@ -85,10 +85,10 @@ class Log:
     failures: list[str] = field(default_factory=list)
     energy_j: float | None = None
 
-    def note(self, findings: Sequence[Finding]) -> None:
-        """What the detectors found; a warning is no event."""
-        self.findings += findings
-        self.events += [(f.seq, f.kind) for f in findings if f.kind != "warn"]
+    def note(self, findings: Sequence[Finding], latest: int) -> None:
+        """What the detectors told after window `latest`; a warning is no event."""
+        self.findings += [replace(finding, seq=latest) for finding in findings]
+        self.events += [(latest, finding.kind) for finding in findings if finding.kind != "warn"]
 
 
 class Policy(ABC):
@@ -134,6 +134,7 @@ class Peer(Policy):
         self._monitor = DriftMonitor(version.reference, profile=version.sensor)
         self._known: dict[int, int] = {}
         self._answers: dict[int, int] = {}  # of the present model
+        self._latest = 0  # window
         self._coming: tuple[int, Model, Reference | None] | None = None
 
     async def windows(self, rows: range) -> Ints:
@@ -142,7 +143,8 @@ class Peer(Policy):
         found = self._monitor.update_many(
             [KEY] * len(rows), rows, x, out.embeddings, out.predicted, out.confidence
         )
-        self.log.note(found)
+        self._latest = rows.stop - 1
+        self.log.note(found, self._latest)
         self._answers |= dict(zip(rows, out.predicted.tolist(), strict=True))
         return out.predicted
 
@@ -151,7 +153,7 @@ class Peer(Policy):
             self._known[row] = int(self.stream.label[row])
             if row in self._answers:
                 found = self._monitor.label(KEY, row, self._known[row], self._answers[row])
-                self.log.note(found)
+                self.log.note(found, self._latest)
 
     async def act(self, now: int) -> None:
         if self._coming is not None:
@@ -393,7 +395,7 @@ class EdgeTuner(Policy):
         self._telemetry.close()
 
     def _found(self, findings: Sequence[Finding]) -> None:
-        self.log.note(findings)
+        self.log.note(findings, self._now - 1)
         self._coordinator.on_findings(findings)
 
     async def _train(

@@ -186,7 +186,7 @@ def _faults(stream: Stream, log: Log) -> Row:
         "faults_noticed": sum(delay is not None for _, _, delay in named),
         "named": named,
         "faults_trained_on": len(log.trained_on & set(faulty)),
-        "faults_when_sound": sum(not stream.faulty[finding.seq] for finding in told),
+        "faults_when_sound": sum(not stream.faulty[finding.onset_seq] for finding in told),
     }
 
 

@@ -58,7 +58,7 @@ def table(summary: dict[str, Any]) -> str:
         ("macro-F1 right wrist, two new people", "f1_source"),
         ("macro-F1 left wrist, before the swap", "f1_drifted"),
         ("macro-F1 left wrist, after the swap", "f1_recovered"),
-        ("drift noticed after, windows of a stream", "drift_delay_windows"),
+        ("drift shows after, windows of a stream", "drift_delay_windows"),
         ("adaptations / swaps / rollbacks", "adaptations", "swaps", "rollbacks"),
         ("rung / norm of the trained cores", "rung", "core_norm"),
         ("trained share of the weights", "trained_fraction"),

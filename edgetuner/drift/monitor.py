@@ -57,7 +57,7 @@ class Finding:
             "sensor_ok".
         detector: its name; for a sensor the fault.
         key: the stream.
-        seq: the window at which it was found.
+        seq: the window at which it shows, told when the window and up to seven more are looked at.
         onset_seq: the window at which it probably began (for "sensor_ok": the first good window).
         statistic: the CUSUM; None for a sensor.
         threshold: what it is compared with; None for a sensor.

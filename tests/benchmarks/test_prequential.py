@@ -69,7 +69,8 @@ def test_a_swap_is_judged_on_the_windows_after_it_by_the_truth(stream):
 def test_alarms_before_the_change_are_false_and_the_first_after_it_tells_the_delay(stream):
     change = stream.changes[0]
     log = Log()
-    log.note([_drift(5), _drift(change + 9), _drift(change + 50)])
+    for at in (5, change + 9, change + 50):
+        log.note([_drift(at - 3)], at)
     row = outcome(stream, stream.windows.y, log)
     assert (row["false_alarms"], row["alarms"], row["delay"]) == (1, 3, 10)
     assert "delay" not in outcome(stream, stream.windows.y, Log())
