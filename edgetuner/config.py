@@ -149,8 +149,9 @@ class DriftConfig(_Section):
     false_alarm_every: Seconds | None = Field(
         default=None,
         gt=0,
-        description="of one stream, all detectors together, such as 7d, on average; null: as the "
-        "bundle was made. Shorter finds drift sooner: a false alarm costs a look at the gate",
+        description="of one stream, all detectors together, such as 7d, on average over alarms "
+        "that are answered, of which the first come sooner; null: as the bundle was made. Shorter "
+        "finds drift sooner: a false alarm costs a look at the gate",
     )
     window_every: Seconds | None = Field(
         default=None,

@@ -463,6 +463,7 @@ class Coordinator:
     async def _roll_back(self, probation: Probation, reason: str) -> str:
         self._registry.end_probation(reason)
         taken = await self._pipeline.swap(probation.previous)
+        self._drifts.answer_all()  # the monitor begins anew as well
         self._probation = None
         self._lessons.forget()
         self.counts["rollbacks"] += 1

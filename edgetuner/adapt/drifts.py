@@ -26,7 +26,10 @@ class Drifts:
         sensor was what drifted. Other findings do not matter.
         """
         if finding.kind == "drift":
-            self._found[finding.key] = finding
+            known = self._found.get(finding.key)
+            # Of two detectors at the same window the monitor goes by the earlier onset.
+            if known is None or known.seq != finding.seq or finding.onset_seq < known.onset_seq:
+                self._found[finding.key] = finding
             return True
         drift = self._found.get(finding.key)
         if finding.kind != "sensor_fault" or drift is None:

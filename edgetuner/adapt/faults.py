@@ -21,7 +21,11 @@ class Faults:
     def note(self, finding: Finding) -> None:
         """Takes in a `sensor_fault` or `sensor_ok`; other findings do not matter."""
         if finding.kind == "sensor_fault":
-            self._ranges.setdefault(finding.key, []).append((finding.onset_seq, _OPEN))
+            ranges = self._ranges.setdefault(finding.key, [])
+            first = finding.onset_seq
+            if ranges and ranges[-1][1] == _OPEN:  # one fault gives way to the next
+                first = min(first, ranges.pop()[0])
+            ranges.append((first, _OPEN))
         elif finding.kind == "sensor_ok" and finding.key in self._ranges:
             ranges = self._ranges[finding.key]
             ranges[-1] = (ranges[-1][0], finding.onset_seq)

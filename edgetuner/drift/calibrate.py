@@ -60,7 +60,8 @@ def calibrate(
     first_share: float | None = None,
 ) -> Reference:
     """Set thresholds: all detectors together raise one false alarm in `run_length` windows, in a
-    life of some run lengths in which every alarm is answered.
+    life of three run lengths in which every alarm is answered (of longer ones than 10,000 windows
+    the share of the first alarm is that of 10,000).
 
     Each detector may raise its share of them. A simulated stream without an
     alarm by its end counts its windows but no alarm: mean run length = windows before the first
@@ -88,11 +89,11 @@ def calibrate(
         size = _size(min(run_length, _TRIED), bouts)
         passages = _simulate(reference, size, bouts, seed)
         first_share = _first_share(reference, passages, asked, bouts, seed)
-        if _size(first_share * run_length, bouts) > size:
+        if _size(first_share * run_length, bouts) != size:
             passages = _simulate(reference, _size(first_share * run_length, bouts), bouts, seed)
     else:
         passages = _simulate(reference, _size(first_share * run_length, bouts), bouts, seed)
-    thresholds = _solve(reference, passages, first_share * asked)
+    thresholds = _solve(reference, passages, max(first_share * asked, _MIN_RUN_LENGTH))
     if errors is not None:
         size = _size(run_length, bouts)
         of_errors = _simulate_errors(reference, errors, size, bouts, seed)
@@ -122,7 +123,7 @@ def calibrated_for(reference: Reference, run_length: float | None) -> Reference:
     )
 
 
-def _size(run_length: float, bouts: tuple[int, int], most: int = _MOST_WINDOWS) -> tuple[int, int]:
+def _size(run_length: float, bouts: tuple[int, int]) -> tuple[int, int]:
     """Streams and their windows, of which enough alarms come."""
     horizon = max(_HORIZON, _BOUTS * bouts[1])
     windows = min(max(_ALARMS * run_length, _LEAST_WINDOWS), _MOST_WINDOWS)

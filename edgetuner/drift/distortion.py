@@ -462,7 +462,7 @@ class Distortion:
         """Takes the features of one window (F,); the fault that stands after it, or None."""
         self._stood += self.fault is not None
         if self._stood > self._settings.lasting:
-            self.accept(seq)
+            self._accept(seq)
         if self._bout is None:
             self._bout = Bout(features, self._usual)
         elif not self._leapt(self._bout, features):
@@ -476,8 +476,10 @@ class Distortion:
             self._look()
         return self.fault
 
-    def accept(self, seq: int) -> None:
+    def _accept(self, seq: int) -> None:
         """What is now is as it should be; bouts from before would only tell that it is not."""
+        if self._new is not None:
+            self._settle()
         self.fault, self.channel, self._repair = None, None, None
         self.since_seq, self._stood, self._bouts = seq, 0, []
 

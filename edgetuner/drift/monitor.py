@@ -99,6 +99,7 @@ class _Waiting(NamedTuple):
     embedding: NDArray[Any]
     predicted: int
     confidence: float
+    label: int | None = None  # where it came with the window
     current: bool = True  # whether the version that is watched gave the answer
 
 
@@ -221,11 +222,9 @@ class DriftMonitor:
                     seq, t_ns[i] if t_ns else None, hz[i] if hz else None
                 )
             # Copies, lest they keep all of the others in memory.
-            window = _Waiting(seq, x[i].copy(), wrong_rate, embeddings[i].copy(), *answer)
-            stream.waiting.append(window)
             label = labels[i] if labels else None
-            if label is not None:
-                findings += self.label(keys[i], seq, label, answer[0])
+            window = _Waiting(seq, x[i].copy(), wrong_rate, embeddings[i].copy(), *answer, label)
+            stream.waiting.append(window)
         for key, stream in zip(keys, streams, strict=True):
             hurried = stream.sensor is not None and stream.sensor.health.suspect
             if len(stream.waiting) >= (1 if hurried else TOGETHER):
@@ -254,6 +253,8 @@ class DriftMonitor:
             moved = self._moved(stream, score, window.predicted, window.seq)
             if stream.drift is None:
                 findings += self._judge_all(stream, moved, key, window.seq)
+            if window.label is not None:
+                findings += self._label(key, stream, window.seq, window.label, window.predicted)
         return findings
 
     def _scores(self, windows: Sequence[_Waiting]) -> Iterator[Sequence[float]]:
@@ -273,11 +274,18 @@ class DriftMonitor:
         Labels of windows that another version predicted say nothing about this one: leave them out.
         """
         stream = self._streams.get(StreamKey(*key))
+        if stream is None or (stream.sensor and stream.sensor.health.suspect):
+            return []
+        return self._label(StreamKey(*key), stream, seq, label, predicted)
+
+    def _label(
+        self, key: StreamKey, stream: _Stream, seq: int, label: int, predicted: int
+    ) -> list[Finding]:
         errors = self._reference.errors
         threshold = self._calibration.thresholds.get("error")
-        if stream is None or stream.drift is not None or errors is None or threshold is None:
+        if stream.drift is not None or errors is None or threshold is None:
             return []
-        if seq < stream.context_start or (stream.sensor and stream.sensor.health.suspect):
+        if seq < stream.context_start:
             return []
         watch = stream.watches.get("error")
         if stream.errors is None or watch is None:
@@ -285,7 +293,7 @@ class DriftMonitor:
             watch = stream.watches["error"] = _Watch(stream.errors.cusum)
         stream.errors.update(label != predicted, predicted)
         watch.moved(seq)
-        return self._judge_all(stream, {"error": watch}, StreamKey(*key), seq)
+        return self._judge_all(stream, {"error": watch}, key, seq)
 
     def context_start(self, key: tuple[str, str]) -> int:
         """First window of the present context: where the last drift began, or 0 before any."""
@@ -469,6 +477,7 @@ def _describe(key: StreamKey, stream: _Stream) -> dict[str, Any]:
         "stream": key.stream,
         "seq": stream.seq,
         "windows": stream.windows,
+        "waiting": len(stream.waiting),
         "drifted": stream.drift is not None,
         "detector": stream.drift.detector if stream.drift else None,
         "context_start": stream.context_start,

@@ -182,7 +182,7 @@ class Reference:
 
         Raises:
             DriftError: an embedding of another width, a class that the reference does not have, or
-                a score that is not finite.
+                what a model gave is not finite.
         """
         embedding, predicted = np.asarray(embedding), np.asarray(predicted)
         self.check(embedding, predicted, confidence)

@@ -262,8 +262,8 @@ class SensorCheck:
         self.health = Health()
         self._run = 0  # windows in a row that contradict the fault that stands
         self._run_seq = 0  # the first of them
+        self._run_good = False  # whether they are sound
         self._last: tuple[int, int] | None = None  # seq, t_ns
-        self._sized: int | None = None  # windows of right size since the last wrong one of a leap
         self._distortion = (
             Distortion(profile.usual, self.settings.distortion) if profile.usual else None
         )
@@ -302,7 +302,6 @@ class SensorCheck:
         told = []
         for i, (reading, seq) in enumerate(zip(readings, seqs, strict=True)):
             bad, channel = reading.fault, reading.channel
-            self._size(leaps.get(i), bad == CALIBRATION)
             if wrong_rates[i] and bad in (None, CALIBRATION):
                 bad, channel = RATE, None
             leap = leaps.get(i)
@@ -315,20 +314,7 @@ class SensorCheck:
                     bad, channel = leap.fault, leap.channel
                 self._persist(bad, channel, seq)
             told.append(self.health)
-        if self._distortion is not None and (self._sized or 0) >= self.settings.patience:
-            self._distortion.accept(seqs[-1])  # its size is right again: that fault is over
-            self._sized = None
         return told
-
-    def _size(self, leap: Leap | None, wrong: bool) -> None:
-        if leap is None:
-            return
-        if leap.fault is None:
-            self._sized = None
-        elif wrong:
-            self._sized = 0
-        elif self._sized is not None:
-            self._sized += 1
 
     def _persist(self, bad: str | None, channel: int | None, seq: int) -> None:
         fault = self.health.fault
@@ -337,8 +323,8 @@ class SensorCheck:
         if bad == fault or not (plain or None in (bad, fault)):
             self._run = 0
             return
-        if self._run == 0:
-            self._run_seq = seq
+        if self._run == 0 or (bad is None) != self._run_good:
+            self._run, self._run_seq, self._run_good = 0, seq, bad is None
         self._run += 1
         waits = CALIBRATION in (bad, fault) and not plain
         if self._run >= (self.settings.patience if waits else self.settings.persistence):

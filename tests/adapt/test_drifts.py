@@ -62,6 +62,17 @@ def test_the_latest_drift_of_a_stream_counts() -> None:
     assert drifts.alarms == {LEFT: 54} and drifts.names == ["w/left"]
 
 
+@pytest.mark.parametrize("onsets", [(10, 20), (20, 10)])
+def test_of_two_detectors_at_the_same_window_the_earlier_onset_counts(
+    onsets: tuple[int, int],
+) -> None:
+    drifts = Drifts()
+    for onset_seq in onsets:
+        drifts.note(found("drift", LEFT, onset_seq, seq=30))
+    assert not drifts.note(found("sensor_fault", LEFT, 15 + ABOUT, seq=31))
+    assert drifts
+
+
 @pytest.mark.parametrize(
     ("kind", "key", "onset_seq", "taken_back"),
     [

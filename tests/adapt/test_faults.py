@@ -53,6 +53,16 @@ def test_the_time_of_a_fault_is_covered_in_its_stream_alone() -> None:
     assert covered(faults) == {LEFT: [3, 4, 5, 8, 9], RIGHT: [9]}
 
 
+def test_a_fault_that_gives_way_to_another_is_over_with_it() -> None:
+    faults = Faults()
+    faults.note(found("sensor_fault", LEFT, 3))
+    faults.note(found("sensor_fault", LEFT, 5))
+    assert covered(faults)[LEFT] == list(range(3, 10))
+    faults.note(found("sensor_ok", LEFT, 7))
+    assert faults.standing() == []
+    assert covered(faults)[LEFT] == [3, 4, 5, 6]
+
+
 def test_other_findings_do_not_matter() -> None:
     faults = Faults()
     faults.note(found("drift", LEFT, 1))

@@ -306,18 +306,26 @@ def test_one_plain_fault_gives_way_to_the_next_and_to_what_stood_before_it() -> 
     ]
 
 
-def test_a_gain_is_over_when_sizes_are_right_again() -> None:
-    """Although what came after it is nothing that was known from before."""
-    x, recordings = walkers.source()
-    profile = SensorProfile.fit(
-        x, HZ, triads=walkers.TRIADS, accelerometers=(0,), recordings=recordings
-    )
-    sensor = SensorCheck(profile)
-    walk, row = walkers.recording(1, 40, seed=7), walkers.recording(4, 24, seed=7)
-    walk[20:, :3] *= 0.5
-    windows = np.concatenate([walk, row])
-    told = sensor.look(windows[:40], range(40), [False] * 40)
-    assert told[-1].fault in ("gain", "calibration")
-    for first in (40, 48, 56):
-        told = sensor.look(windows[first : first + 8], range(first, first + 8), [False] * 8)
-    assert told[-1].fault is None
+@pytest.mark.parametrize(
+    ("kinds", "since_seq", "fault"),
+    [
+        ("ffff..", 0, "flat_line"),  # two good ones are not enough
+        ("fffrr.", 0, "flat_line"),  # nor is one after two others that are bad
+        ("fff..r", 0, "flat_line"),
+        ("fff...", 3, None),
+        ("fffrrr", 3, "range"),
+    ],
+)
+def test_good_windows_and_those_of_another_fault_are_counted_apart(
+    kinds: str, since_seq: int, fault: str | None
+) -> None:
+    sensor, windows = check(persistence=3), life(6, seed=1)
+    for x, kind in zip(windows, kinds, strict=True):
+        if kind == "f":
+            flat(x)
+        elif kind == "r":
+            x[2] = 1e3
+    told = sensor.look(windows, range(6), [False] * 6)
+    assert told[-1].fault == fault
+    if fault != "flat_line":
+        assert told[-1].since_seq == since_seq
