@@ -119,7 +119,7 @@ class Coordinator:
                 continue
             if self._drifts.note(finding):
                 self._news.tell()
-                if not self._drifts and self.state == "drifted":  # it was the sensor
+                if not self._drifts and self.state == "drifted":  # it was the sensor, or is over
                     self.state, self.deferred = "watching", None  # nothing waits any more
 
     def on_predictions(self, count: int) -> None:

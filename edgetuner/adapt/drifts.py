@@ -23,7 +23,7 @@ class Drifts:
         """Takes in what the detectors found; whether it changed anything.
 
         A fault of the sensor that began about when the drift did, or before, takes it back: the
-        sensor was what drifted. Other findings do not matter.
+        sensor was what drifted. So does the end of the drift. Other findings do not matter.
         """
         if finding.kind == "drift":
             known = self._found.get(finding.key)
@@ -32,9 +32,9 @@ class Drifts:
                 self._found[finding.key] = finding
             return True
         drift = self._found.get(finding.key)
-        if finding.kind != "sensor_fault" or drift is None:
+        if drift is None or finding.kind not in ("sensor_fault", "drift_over"):
             return False
-        if finding.onset_seq > drift.onset_seq + ABOUT:
+        if finding.kind == "sensor_fault" and finding.onset_seq > drift.onset_seq + ABOUT:
             return False
         del self._found[finding.key]
         return True

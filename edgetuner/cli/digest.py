@@ -240,6 +240,9 @@ _LINES: dict[str, Callable[[Data], str]] = {
     "event.stopping": lambda d: f"{_of(d, 'backlog')} windows are still to be predicted",
     "event.warn": _found,
     "event.drift": _found,
+    "event.drift_over": lambda d: (
+        f"{_of(d, 'key')}: as before again at window {_of(d, 'onset_seq')}, by {_of(d, 'detector')}"
+    ),
     "event.sensor_fault": _fault,
     "event.sensor_ok": _well,
     "event.deferred": lambda d: _of(d, "reason"),

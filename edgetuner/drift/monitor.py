@@ -53,18 +53,18 @@ class Finding:
     """Something to tell about a stream.
 
     Attributes:
-        kind: a "warn" may pass, a "drift" stays until it is answered; a "sensor_fault" lasts until
-            "sensor_ok".
+        kind: a "warn" may pass; a "drift" stays until it is answered, or until "drift_over": it
+            passed by itself; a "sensor_fault" lasts until "sensor_ok".
         detector: its name; for a sensor the fault.
         key: the stream.
         seq: the window at which it shows, told when the window and up to seven more are looked at.
-        onset_seq: the window at which it probably began (for "sensor_ok": the first good window).
+        onset_seq: the window at which it probably began (of what is over: the first good window).
         statistic: the CUSUM; None for a sensor.
         threshold: what it is compared with; None for a sensor.
         channel: index of the faulty channel, where there is one.
     """
 
-    kind: Literal["warn", "drift", "sensor_fault", "sensor_ok"]
+    kind: Literal["warn", "drift", "drift_over", "sensor_fault", "sensor_ok"]
     detector: str
     key: StreamKey
     seq: int
@@ -107,8 +107,8 @@ class _Stream:
     """All that is known of one stream."""
 
     __slots__ = (
-        *("context_before", "context_start", "drift", "errors", "histogram", "ordinary", "sensor"),
-        *("seq", "waiting", "watches", "windows"),
+        *("context_before", "context_start", "drift", "effects", "errors", "histogram"),
+        *("ordinary", "sensor", "seq", "waiting", "watches", "windows"),
     )
 
     def __init__(self, sensor: SensorCheck | None) -> None:
@@ -121,6 +121,7 @@ class _Stream:
         self.context_start = 0
         self.context_before = 0  # the same before the drift that waits
         self.drift: Finding | None = None  # the one that waits for an answer
+        self.effects: dict[str, dict[int, float]] = {}  # what it was made of when it was found
         self.seq: int | None = None
         self.waiting: list[_Waiting] = []
         self.windows = 0  # looked at for drift since the last swap or acknowledgement
@@ -130,7 +131,9 @@ class DriftMonitor:
     """Watches every stream with every detector.
 
     After a drift a stream stays drifted, and nothing more is found, until `swap` or `acknowledge`,
-    or until its sensor turns out to have been broken since before.
+    until its sensor turns out to have been broken since before, or until so many windows are as
+    they should be that its detector is back at zero. Else a false alarm that nobody answers would
+    hide the change that comes after it.
 
     Args:
         reference: calibrated reference of the model version that makes the predictions.
@@ -253,6 +256,8 @@ class DriftMonitor:
             moved = self._moved(stream, score, window.predicted, window.seq)
             if stream.drift is None:
                 findings += self._judge_all(stream, moved, key, window.seq)
+            elif _passed(stream.drift, moved):
+                findings.append(_over(stream, stream.drift, key, window.seq))
             if window.label is not None:
                 findings += self._label(key, stream, window.seq, window.label, window.predicted)
         return findings
@@ -340,10 +345,8 @@ class DriftMonitor:
         stream = self._streams.get(StreamKey(*key))
         if stream is None:
             return
-        for name in DETECTORS.keys() & stream.watches.keys() if stream.drift else ():
-            known = stream.ordinary.setdefault(name, {})
-            for kind, effect in stream.watches[name].cusum.effects().items():
-                known[kind] = known.get(kind, 0.0) + effect
+        if stream.drift is not None:
+            _take_for_ordinary(stream, _effects(stream))
         _restart(stream)
 
     def forget(self, key: tuple[str, str]) -> None:
@@ -406,6 +409,7 @@ class DriftMonitor:
             # Two detectors may fire at once; the earlier onset leaves no window of the new context
             # out.
             stream.drift = min(drifts, key=lambda finding: finding.onset_seq)
+            stream.effects = _effects(stream)
             stream.context_before = stream.context_start
             stream.context_start = max(stream.context_start, stream.drift.onset_seq)
         return findings
@@ -447,6 +451,33 @@ def _restart(stream: _Stream) -> None:
     stream.histogram = None
     stream.drift = None
     stream.windows = 0
+
+
+def _effects(stream: _Stream) -> dict[str, dict[int, float]]:
+    """How strange each kind of window was to each detector."""
+    names = DETECTORS.keys() & stream.watches.keys()
+    return {name: stream.watches[name].cusum.effects() for name in names}
+
+
+def _take_for_ordinary(stream: _Stream, effects: dict[str, dict[int, float]]) -> None:
+    for name, of_kinds in effects.items():
+        known = stream.ordinary.setdefault(name, {})
+        for kind, effect in of_kinds.items():
+            known[kind] = known.get(kind, 0.0) + effect
+
+
+def _passed(drift: Finding, moved: dict[str, _Watch]) -> bool:
+    """Whether the detector that found a drift sees nothing of it any more."""
+    return drift.detector in moved and moved[drift.detector].cusum.statistic == 0
+
+
+def _over(stream: _Stream, drift: Finding, key: StreamKey, seq: int) -> Finding:
+    """Nothing had changed, or it is again as it was: the context of before goes on, and what was
+    told once is not told again.
+    """
+    _take_for_ordinary(stream, stream.effects)
+    stream.drift, stream.context_start = None, stream.context_before
+    return Finding("drift_over", drift.detector, key, seq, seq, 0.0, drift.threshold)
 
 
 def _of_sensor(

@@ -13,7 +13,7 @@ LEFT, RIGHT, THIRD = (StreamKey("w", name) for name in ("left", "right", "third"
 
 
 def found(
-    kind: Literal["warn", "drift", "sensor_fault", "sensor_ok"],
+    kind: Literal["warn", "drift", "drift_over", "sensor_fault", "sensor_ok"],
     key: StreamKey,
     onset_seq: int,
     seq: int | None = None,
@@ -80,13 +80,15 @@ def test_of_two_detectors_at_the_same_window_the_earlier_onset_counts(
         ("sensor_fault", LEFT, 10, True),
         ("sensor_fault", LEFT, 10 + ABOUT, True),  # neither is known to the window
         ("sensor_fault", LEFT, 11 + ABOUT, False),  # it broke after the drift
+        ("drift_over", LEFT, 60, True),  # whenever it passed
+        ("drift_over", RIGHT, 60, False),
         ("sensor_fault", RIGHT, 9, False),
         ("sensor_ok", LEFT, 9, False),
         ("warn", LEFT, 9, False),
     ],
 )
-def test_a_sensor_that_broke_about_when_the_drift_began_takes_it_back(
-    kind: Literal["warn", "sensor_fault", "sensor_ok"],
+def test_its_end_takes_a_drift_back_and_so_does_a_sensor_that_broke_about_when_it_began(
+    kind: Literal["warn", "drift_over", "sensor_fault", "sensor_ok"],
     key: StreamKey,
     onset_seq: int,
     taken_back: bool,

@@ -164,6 +164,29 @@ def test_what_was_acknowledged_is_ordinary_for_its_stream_until_the_next_version
     assert drifts(feed(monitor, windows(rng, 10, shift=1.5), first=2880))
 
 
+def test_a_drift_that_passes_is_over_and_the_next_one_is_found(home: Any) -> None:
+    """An odd minute at home, which nobody answers, and much later a change."""
+    monitor, rng = DriftMonitor(home), np.random.default_rng(7)
+    odd = windows(rng, 1, 8, shift=3)
+    alarms = {finding.detector: finding for finding in drifts(feed(monitor, odd, first=0))}
+    assert monitor.drifted(KEY)
+    findings = feed(monitor, windows(rng, 40), first=8)
+    (over,) = [finding for finding in findings if finding.kind == "drift_over"]
+    assert over.detector in alarms and over.statistic == 0
+    assert not monitor.drifted(KEY)
+    assert monitor.context_start(KEY) == 0
+    change, *_ = drifts(feed(monitor, windows(rng, 10, shift=1.5), first=968))
+    assert 960 <= change.onset_seq <= change.seq < 1008
+    assert 960 <= monitor.context_start(KEY) <= change.onset_seq
+
+
+def test_a_drift_that_stays_is_not_over(home: Any) -> None:
+    monitor, rng = DriftMonitor(home), np.random.default_rng(7)
+    assert drifts(feed(monitor, windows(rng, 20, shift=1.5), first=0))
+    findings = feed(monitor, windows(rng, 60, shift=1.5), first=480)
+    assert findings == [] and monitor.drifted(KEY)
+
+
 def test_swap_without_thresholds_is_refused_and_changes_nothing(home: Any) -> None:
     monitor = DriftMonitor(home)
     feed(monitor, stream())
