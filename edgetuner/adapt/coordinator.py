@@ -85,6 +85,7 @@ class Coordinator:
         self._turns = Turns(lambda: self.state)
         self._faults = Faults()
         self._drifts = Drifts()
+        self._answering: dict[StreamKey, int] = {}  # the alarms that are being answered
         self._observations = Observations(pipeline, self._faults)
         self._answers = Answers(pipeline)
         self._judge = Judge(config, self._answers)
@@ -121,6 +122,7 @@ class Coordinator:
                 self._news.tell()
                 if not self._drifts and self.state == "drifted":  # it was the sensor, or is over
                     self.state, self.deferred = "watching", None  # nothing waits any more
+                    self._tell()
 
     def on_predictions(self, count: int) -> None:
         """`count` more windows were predicted."""
@@ -325,7 +327,9 @@ class Coordinator:
 
     async def _acknowledge(self, f1: float | None) -> None:
         """Nothing had drifted, as far as labels tell."""
-        for key in self._drifts.alarms:  # one that is found meanwhile waits for an answer
+        for key, seq in self._answering.items():
+            if self._drifts.alarms.get(key) != seq:
+                continue  # it is over; one that is found meanwhile waits for its own answer
             await self._pipeline.watched(lambda monitor, key=key: monitor.acknowledge(key))  # type: ignore[misc]
             self._drifts.answer(key)
         home = self._pipeline.version.manifest.metrics.get("held_out_macro_f1")
@@ -333,6 +337,7 @@ class Coordinator:
 
     def _answered(self) -> None:
         """What was asked for is being done."""
+        self._answering = self._drifts.alarms
         self.deferred = self._requested = None
         self._belief.reset()
 

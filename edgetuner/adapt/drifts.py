@@ -36,6 +36,8 @@ class Drifts:
             return False
         if finding.kind == "sensor_fault" and finding.onset_seq > drift.onset_seq + ABOUT:
             return False
+        if finding.kind == "drift_over" and finding.detector != drift.detector:
+            return False  # of one before: what labels and what windows tell may overtake each other
         del self._found[finding.key]
         return True
 

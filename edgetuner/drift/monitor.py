@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edgetuner.drift.cusum import Cusum
+from edgetuner.drift.cusum import SHIFT, Cusum
 from edgetuner.drift.error import LabelledError
 from edgetuner.drift.histogram import Histogram
 from edgetuner.drift.reference import DETECTORS, Calibration, Reference
@@ -58,7 +58,8 @@ class Finding:
         detector: its name; for a sensor the fault.
         key: the stream.
         seq: the window at which it shows, told when the window and up to seven more are looked at.
-        onset_seq: the window at which it probably began (of what is over: the first good window).
+        onset_seq: the window at which it probably began (for "sensor_ok": the first good window;
+            for "drift_over" the one at which the detector was back at zero).
         statistic: the CUSUM; None for a sensor.
         threshold: what it is compared with; None for a sensor.
         channel: index of the faulty channel, where there is one.
@@ -288,9 +289,9 @@ class DriftMonitor:
     ) -> list[Finding]:
         errors = self._reference.errors
         threshold = self._calibration.thresholds.get("error")
-        if stream.drift is not None or errors is None or threshold is None:
+        if errors is None or threshold is None or seq < stream.context_start:
             return []
-        if seq < stream.context_start:
+        if stream.drift is not None and stream.drift.detector != "error":
             return []
         watch = stream.watches.get("error")
         if stream.errors is None or watch is None:
@@ -298,7 +299,10 @@ class DriftMonitor:
             watch = stream.watches["error"] = _Watch(stream.errors.cusum)
         stream.errors.update(label != predicted, predicted)
         watch.moved(seq)
-        return self._judge_all(stream, {"error": watch}, key, seq)
+        moved = {"error": watch}
+        if stream.drift is None:
+            return self._judge_all(stream, moved, key, seq)
+        return [_over(stream, stream.drift, key, seq)] if _passed(stream.drift, moved) else []
 
     def context_start(self, key: tuple[str, str]) -> int:
         """First window of the present context: where the last drift began, or 0 before any."""
@@ -459,23 +463,30 @@ def _effects(stream: _Stream) -> dict[str, dict[int, float]]:
     return {name: stream.watches[name].cusum.effects() for name in names}
 
 
-def _take_for_ordinary(stream: _Stream, effects: dict[str, dict[int, float]]) -> None:
+def _take_for_ordinary(
+    stream: _Stream, effects: dict[str, dict[int, float]], most: float = np.inf
+) -> None:
+    """What is as strange as that is no news any more, up to `most` of each kind."""
     for name, of_kinds in effects.items():
         known = stream.ordinary.setdefault(name, {})
         for kind, effect in of_kinds.items():
-            known[kind] = known.get(kind, 0.0) + effect
+            before = known.get(kind, 0.0)
+            known[kind] = max(before, min(before + effect, most))
 
 
 def _passed(drift: Finding, moved: dict[str, _Watch]) -> bool:
-    """Whether the detector that found a drift sees nothing of it any more."""
-    return drift.detector in moved and moved[drift.detector].cusum.statistic == 0
+    """Whether the detector that found a drift sees nothing of it any more, and no other does."""
+    if drift.detector not in moved or moved[drift.detector].cusum.statistic > 0:
+        return False
+    return not any(watch.cusum.drift_detected for watch in moved.values())
 
 
 def _over(stream: _Stream, drift: Finding, key: StreamKey, seq: int) -> Finding:
-    """Nothing had changed, or it is again as it was: the context of before goes on, and what was
-    told once is not told again.
+    """Nothing had changed, or it is again as it was: the context of before goes on, and what the
+    alarm was made of is more ordinary than it was. But nobody said that it was none: what is as
+    strange as can be stays evidence.
     """
-    _take_for_ordinary(stream, stream.effects)
+    _take_for_ordinary(stream, stream.effects, SHIFT / 2)
     stream.drift, stream.context_start = None, stream.context_before
     return Finding("drift_over", drift.detector, key, seq, seq, 0.0, drift.threshold)
 

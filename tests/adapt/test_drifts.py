@@ -99,6 +99,13 @@ def test_its_end_takes_a_drift_back_and_so_does_a_sensor_that_broke_about_when_i
     assert bool(drifts) != taken_back
 
 
+def test_the_end_of_an_earlier_drift_does_not_take_a_later_one_back() -> None:
+    drifts = Drifts()
+    drifts.note(Finding("drift", "error", LEFT, 40, 30))
+    assert not drifts.note(Finding("drift_over", "embedding", LEFT, 38, 38))
+    assert drifts.note(Finding("drift_over", "error", LEFT, 60, 60)) and not drifts
+
+
 def test_the_alarms_that_were_handed_out_do_not_change_with_what_is_found_later() -> None:
     drifts = Drifts()
     drifts.note(found("drift", LEFT, 10))

@@ -16,6 +16,7 @@ from edgetuner.drift import (
     StreamKey,
     calibrate,
 )
+from edgetuner.drift.error import ErrorRate
 from edgetuner.drift.monitor import TOGETHER
 from edgetuner.errors import BusyError, DriftError
 from tests.drift import walkers
@@ -168,16 +169,40 @@ def test_a_drift_that_passes_is_over_and_the_next_one_is_found(home: Any) -> Non
     """An odd minute at home, which nobody answers, and much later a change."""
     monitor, rng = DriftMonitor(home), np.random.default_rng(7)
     odd = windows(rng, 1, 8, shift=3)
-    alarms = {finding.detector: finding for finding in drifts(feed(monitor, odd, first=0))}
-    assert monitor.drifted(KEY)
-    findings = feed(monitor, windows(rng, 40), first=8)
+    feed(monitor, windows(rng, 10), first=0)
+    alarms = {finding.detector: finding for finding in drifts(feed(monitor, odd, first=240))}
+    assert monitor.drifted(KEY) and monitor.context_start(KEY) >= 235
+    findings = feed(monitor, windows(rng, 40), first=248)
     (over,) = [finding for finding in findings if finding.kind == "drift_over"]
     assert over.detector in alarms and over.statistic == 0
     assert not monitor.drifted(KEY)
     assert monitor.context_start(KEY) == 0
-    change, *_ = drifts(feed(monitor, windows(rng, 10, shift=1.5), first=968))
-    assert 960 <= change.onset_seq <= change.seq < 1008
-    assert 960 <= monitor.context_start(KEY) <= change.onset_seq
+    change, *_ = drifts(feed(monitor, windows(rng, 10, shift=1.5), first=1208))
+    assert 1200 <= change.onset_seq <= change.seq < 1248
+    assert 1200 <= monitor.context_start(KEY) <= change.onset_seq
+
+
+def test_however_often_something_passes_a_change_is_still_found(home: Any) -> None:
+    monitor, rng, over = DriftMonitor(home), np.random.default_rng(7), 0
+    for first in range(0, 20 * 984, 984):
+        feed(monitor, windows(rng, 1, 24, shift=3), first=first)
+        findings = feed(monitor, windows(rng, 40), first=first + 24)
+        over += sum(finding.kind == "drift_over" for finding in findings)
+    assert over >= 10
+    assert drifts(feed(monitor, windows(rng, 10, shift=3), first=20 * 984))
+
+
+def test_too_many_errors_are_over_when_labels_say_so(home: Any) -> None:
+    home = calibrate(replace(home, errors=ErrorRate(4, 200)), 5000)
+    monitor, calm = DriftMonitor(home), windows(np.random.default_rng(6), 80)
+    feed(monitor, calm)
+    found = []
+    for seq, predicted in enumerate(calm.y.tolist()):
+        label = predicted if seq >= 240 else (predicted + 1) % 3
+        found += monitor.label(KEY, seq, label, predicted)
+    kinds = [finding.kind for finding in found if finding.kind != "warn"]
+    assert kinds == ["drift", "drift_over"]
+    assert not monitor.drifted(KEY)
 
 
 def test_a_drift_that_stays_is_not_over(home: Any) -> None:
