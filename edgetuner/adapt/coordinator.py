@@ -312,10 +312,12 @@ class Coordinator:
         f1 = macro_f1(labelled.y, labelled.predicted)
         if not self._at_home(f1):
             return False
+        self._answering = self._drifts.alarms
+        await self._acknowledge(f1, labelled)
+        if self._answering.items() & self._drifts.alarms.items():
+            return False  # of streams that hardly a label is of
         self._answered()
         self._lessons.know(Labels.of(labelled).classes)
-        if self._drifts:
-            await self._acknowledge(f1)
         self.state = self._at_rest()
         self._tell()
         return True
@@ -325,13 +327,22 @@ class Coordinator:
         manifest = self._pipeline.version.manifest
         return "held_out_macro_f1" in manifest.metrics and at_home(f1, manifest)
 
-    async def _acknowledge(self, f1: float | None) -> None:
-        """Nothing had drifted, as far as labels tell."""
-        for key, seq in self._answering.items():
-            if self._drifts.alarms.get(key) != seq:
-                continue  # it is over; one that is found meanwhile waits for its own answer
+    async def _acknowledge(self, f1: float | None, labelled: Context) -> None:
+        """Nothing had drifted, as far as labels tell: of streams of which they say enough."""
+        least = self._config().gate.min_windows
+        alarms = self._drifts.alarms
+        answered = [
+            key
+            for index, key in enumerate(labelled.keys)
+            if (labelled.stream == index).sum() >= least
+            and key in alarms
+            and self._answering.get(key) == alarms[key]  # and not found meanwhile
+        ]
+        for key in answered:
             await self._pipeline.watched(lambda monitor, key=key: monitor.acknowledge(key))  # type: ignore[misc]
             self._drifts.answer(key)
+        if not answered:
+            return
         home = self._pipeline.version.manifest.metrics.get("held_out_macro_f1")
         self._publish("event.false_alarm", {"champion_f1": f1, "home_f1": home})
 
@@ -363,7 +374,7 @@ class Coordinator:
             if verdict.passed:
                 await self._swap(candidate, verdict, Labels.of(context).classes)
             else:
-                await self._refuse(job, verdict, labels)
+                await self._refuse(job, verdict, labels, context.take(context.y >= 0))
         except EdgetunerError as error:
             self.counts["failed"] += 1
             self._cooldown.back_off()
@@ -423,7 +434,7 @@ class Coordinator:
         facts = {"version": candidate.id, "previous": previous.version.id, **self.last}
         self._enter("probation", "swap", **facts)
 
-    async def _refuse(self, job: Job, verdict: Verdict, labels: int) -> None:
+    async def _refuse(self, job: Job, verdict: Verdict, labels: int, labelled: Context) -> None:
         """The champion stays; and if it does as well as at home, nothing had drifted.
 
         Otherwise the drift goes on waiting for an answer: more labels may make a better candidate.
@@ -433,7 +444,7 @@ class Coordinator:
         self._judge.refusals += 1
         self._cooldown.back_off()
         if self._at_home(verdict.champion_f1):
-            await self._acknowledge(verdict.champion_f1)
+            await self._acknowledge(verdict.champion_f1, labelled)
             self._judge.refusals = 0
         await asyncio.to_thread(self._registry.prune)
         self._settle("refused", job=job.ask.job, **verdict.to_wire())

@@ -478,6 +478,18 @@ def test_a_drift_that_is_found_while_another_is_acknowledged_goes_on_waiting(
     play(scene)
 
 
+def test_labels_of_one_stream_do_not_end_the_drift_of_another(play: Callable[..., None]) -> None:
+    async def scene(stage: Stage) -> None:
+        other = StreamKey("c", "other")
+        await stage.see(36, shift=0)  # the champion is right, on a stream that did not drift
+        stage.coordinator.on_findings([Finding("drift", "embedding", other, 5, 0, 9.0, 1.0)])
+        await stage.coordinator.consider()
+        assert "false_alarm" not in stage.events()
+        assert stage.coordinator.describe()["drifted"] == ["c/other"]
+
+    play(scene)
+
+
 def test_a_candidate_for_a_champion_that_does_as_well_as_at_home_ends_the_drift(
     play: Callable[..., None],
 ) -> None:
