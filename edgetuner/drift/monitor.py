@@ -22,6 +22,7 @@ from edgetuner.drift.sensor import Health, SensorCheck, SensorProfile, SensorSet
 from edgetuner.errors import BusyError, DriftError
 
 ABOUT = 3  # windows to which the beginnings of a drift and of a fault are known
+_QUIET = 50  # windows in a row in which no detector may be above its threshold, for a drift to pass
 TOGETHER = 8  # windows of a stream that are looked at at once, while its sensor is sound
 
 
@@ -109,7 +110,7 @@ class _Stream:
 
     __slots__ = (
         *("context_before", "context_start", "drift", "effects", "errors", "histogram"),
-        *("ordinary", "sensor", "seq", "waiting", "watches", "windows"),
+        *("ordinary", "quiet", "sensor", "seq", "waiting", "watches", "windows"),
     )
 
     def __init__(self, sensor: SensorCheck | None) -> None:
@@ -122,6 +123,7 @@ class _Stream:
         self.context_start = 0
         self.context_before = 0  # the same before the drift that waits
         self.drift: Finding | None = None  # the one that waits for an answer
+        self.quiet = 0  # windows since a detector was above its threshold
         self.effects: dict[str, dict[int, float]] = {}  # what it was made of when it was found
         self.seq: int | None = None
         self.waiting: list[_Waiting] = []
@@ -257,7 +259,7 @@ class DriftMonitor:
             moved = self._moved(stream, score, window.predicted, window.seq)
             if stream.drift is None:
                 findings += self._judge_all(stream, moved, key, window.seq)
-            elif _passed(stream.drift, moved):
+            elif _passed(stream, stream.drift, moved):
                 findings.append(_over(stream, stream.drift, key, window.seq))
             if window.label is not None:
                 findings += self._label(key, stream, window.seq, window.label, window.predicted)
@@ -302,7 +304,8 @@ class DriftMonitor:
         moved = {"error": watch}
         if stream.drift is None:
             return self._judge_all(stream, moved, key, seq)
-        return [_over(stream, stream.drift, key, seq)] if _passed(stream.drift, moved) else []
+        passed = _passed(stream, stream.drift, moved)
+        return [_over(stream, stream.drift, key, seq)] if passed else []
 
     def context_start(self, key: tuple[str, str]) -> int:
         """First window of the present context: where the last drift began, or 0 before any."""
@@ -413,7 +416,7 @@ class DriftMonitor:
             # Two detectors may fire at once; the earlier onset leaves no window of the new context
             # out.
             stream.drift = min(drifts, key=lambda finding: finding.onset_seq)
-            stream.effects = _effects(stream)
+            stream.effects, stream.quiet = _effects(stream), 0
             stream.context_before = stream.context_start
             stream.context_start = max(stream.context_start, stream.drift.onset_seq)
         return findings
@@ -474,11 +477,14 @@ def _take_for_ordinary(
             known[kind] = max(before, min(before + effect, most))
 
 
-def _passed(drift: Finding, moved: dict[str, _Watch]) -> bool:
-    """Whether the detector that found a drift sees nothing of it any more, and no other does."""
-    if drift.detector not in moved or moved[drift.detector].cusum.statistic > 0:
-        return False
-    return not any(watch.cusum.drift_detected for watch in moved.values())
+def _passed(stream: _Stream, drift: Finding, moved: dict[str, _Watch]) -> bool:
+    """Whether no detector has seen anything of a drift for a while, and the one that found it is
+    back at zero. One that comes and goes is a drift: its context has to begin where it first did.
+    """
+    loud = any(watch.cusum.drift_detected for watch in moved.values())
+    stream.quiet = 0 if loud else stream.quiet + 1
+    watch = moved.get(drift.detector)
+    return stream.quiet >= _QUIET and watch is not None and watch.cusum.statistic == 0
 
 
 def _over(stream: _Stream, drift: Finding, key: StreamKey, seq: int) -> Finding:
