@@ -33,6 +33,7 @@ from edgetuner.metrics import macro_f1
 RESULTS = Path(__file__).parent / "results"
 VALIDATION = 0.3  # of what is learned from, its last part in time
 _KEY = ("backbone", "dataset", "shift", "labels_per_class", "seed")
+_DIGITS = 5  # kept of a figure in the file
 _SHARES = (85, 95, 100)  # per cent of full fine-tuning's final F1
 # Label budgets by backbone, of which one seed takes about an hour on two cores: rather many shifts
 # and budgets once than few of them often; --seeds asks for more.
@@ -207,8 +208,12 @@ def main() -> None:
 def _write(path: Path, rows: Sequence[Row], rates: Rates) -> None:
     """The JSON, and beside it the same as a table and a picture."""
     chosen = [{"backbone": key[0], "dataset": key[1], "rates": rates[key]} for key in rates]
-    result = {"rows": rows, "learning_rates": chosen, "summary": summary(rows)}
-    path.write_text(json.dumps(result) + "\n")
+    short = [
+        {key: round(v, _DIGITS) if isinstance(v, float) else v for key, v in row.items()}
+        for row in rows
+    ]
+    result = {"rows": short, "learning_rates": chosen, "summary": summary(rows)}
+    path.write_text(json.dumps(result, separators=(",", ":")) + "\n")
     path.with_suffix(".md").write_text(page(rows))
     picture(rows, path.with_suffix(".png"))
 
