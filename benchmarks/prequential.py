@@ -109,8 +109,10 @@ def harm(
 
     Args:
         predicted: what was answered, (N,).
-        at, until: numbers of the windows at which it and the next one happened: from there on it
-            is told by what would have been answered.
+        at, until: numbers of the windows at which it and the next one happened.
+        old: who answered before the swap.
+        new: who answered when the next one happened, and would have gone on: labels have weighed
+            them since the swap.
     """
     rows = np.arange(at, min(at + AFTER_SWAP, len(stream)))
     rows = rows[~stream.faulty[rows]]
@@ -123,10 +125,11 @@ def harm(
 
 def _swaps(stream: Stream, predicted: Ints, log: Log) -> Row:
     """Rollbacks are swaps too, and may do harm as well: `harms` has them all, in order."""
-    ends = [at for at, _, _ in log.swaps[1:]] + [len(stream)]
+    nexts = [(at, before) for at, before, _ in log.swaps[1:]]
+    nexts += [(len(stream), new) for _, _, new in log.swaps[-1:]]
     harms = [
-        harm(stream, predicted, at, until, old, new)
-        for (at, old, new), until in zip(log.swaps, ends, strict=False)
+        harm(stream, predicted, at, until, old, last)
+        for (at, old, _), (until, last) in zip(log.swaps, nexts, strict=True)
     ]
     back = {at for at, name in log.events if name == "rollback"}
     judged = [(at in back, lost) for (at, _, _), lost in zip(log.swaps, harms, strict=True)]

@@ -231,8 +231,9 @@ class AdaptConfig(_Section):
     beside: bool = Field(
         default=True,
         description="let the version that all adaptations began with answer beside the live one, "
-        "each as far as labels speak for it: it knows the activities that the live one has not "
-        "seen yet. Predictions take twice the time",
+        "each as far as labels and the window itself speak for it: it knows the activities that "
+        "the live one has not seen yet. On probation the version before does, too. Predictions "
+        "take two or three times as long",
     )
     reuse: int = Field(
         default=3,

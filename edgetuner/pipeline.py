@@ -105,7 +105,7 @@ class Pipeline:
             for entry, receipt in zip(entries, receipts, strict=True)
             if receipt.outcome == "stored" and receipt.predicted is not None
         ]
-        if self._serving.beside is None:
+        if not self._serving.beside:
             return receipts, await self.modelled(lambda: self._watch_labels(told))
         findings: list[Finding] = []
         for start in range(0, len(told), _TURN):
@@ -202,6 +202,12 @@ class Pipeline:
         """
         return await self.modelled(lambda: self._swap(serving))
 
+    async def proven(self) -> None:
+        """The live version has proved itself: of those before it only the first one is still asked,
+        from the next batch on.
+        """
+        await self.modelled(self._proven)
+
     async def watched(self, work: Callable[[DriftMonitor], _T]) -> _T:
         """Does `work` with the drift monitor, between two batches."""
         return await self.modelled(lambda: work(self._monitor))
@@ -234,7 +240,7 @@ class Pipeline:
             labels=[window.label for window in windows],
         )
         known = [i for i, window in enumerate(windows) if window.label is not None]
-        if known and serving.beside is not None:
+        if known and serving.beside:
             labels = np.array([windows[i].label for i in known], np.int64)
             self._serving, _ = serving.told(x[known], labels)
         return [
@@ -243,6 +249,9 @@ class Pipeline:
                 windows, answer.predicted, answer.confidence, strict=True
             )
         ], findings
+
+    def _proven(self) -> None:
+        self._serving = self._serving.proven()
 
     def _swap(self, serving: Serving) -> Serving:
         previous, self._serving = self._serving, serving

@@ -120,20 +120,23 @@ class Service:
             bind(XPUB, addresses.status, field="sockets.status"), self._boot_id
         )
 
-    def _beside(self) -> ModelVersion | None:
-        """The version that answers beside the champion; one that is damaged holds up nothing."""
+    def _beside(self) -> tuple[ModelVersion, ...]:
+        """The version that answers beside the champion, if any; one that is damaged holds up
+        nothing.
+        """
         beside = self._registry.aliases.beside
         if beside is None or not self.config.adapt.beside:
-            return None
+            return ()
         try:
-            return ModelVersion.load(
+            loaded = ModelVersion.load(
                 self._registry.path(beside),
                 device=self._device,
                 allow_factories=self.config.inference.allow_factories,
             )
         except EdgetunerError as error:
             self._log.event("event.trouble", {"error": error.to_wire()})
-            return None
+            return ()
+        return (loaded,)
 
     def _champion(self) -> Path:
         """The folder of the version to come up with: the last proven one, or the configured
@@ -393,9 +396,10 @@ def _store(config: Config, version: ModelVersion) -> Store:
 
 def _describe_serving(serving: Serving) -> dict[str, Any]:
     about: dict[str, Any] = {"live": serving.version.id}
-    if serving.beside is None:
+    if not serving.beside:
         return about
-    return about | {"live_share": round(serving.share, 3), "live_beside": serving.beside.id}
+    beside = [version.id for version in serving.beside]
+    return about | {"live_share": round(serving.shares[0], 3), "live_beside": beside}
 
 
 def _describe_store(store: Store) -> dict[str, Any]:

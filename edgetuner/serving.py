@@ -1,7 +1,10 @@
-"""Who answers: a version, and an earlier one beside it, each as far as labels speak for it."""
+"""Who answers: a version, and earlier ones beside it, each as far as labels and the window itself
+speak for it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -10,10 +13,8 @@ from numpy.typing import NDArray
 
 from edgetuner.inference import ModelVersion, Outputs
 
-_EVEN = 0.5
-_FIRST = 0.6  # weight of a version that has just passed the gate, until labels speak
 _WRONG = 0.2  # of the labels, whatever the versions say: no single one may decide
-_BACK = 0.1  # of the way to even after every label: what was true a while ago is soon forgotten
+_BACK = 0.2  # of the way to even after every label: what was true a while ago is soon forgotten
 
 
 class Answer(NamedTuple):
@@ -30,66 +31,97 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Serving:
-    """A version, alone or with an earlier one beside it: the one that all adaptations began with.
+    """A version, alone or with earlier ones beside it.
 
     What was learned from the first labels of a new context knows nothing of activities that have
-    not come yet, and no gate can see that; the earlier version knows them as well as it ever did.
-    So both answer, by the mean of their probabilities: whichever is the surer decides, and a
-    version is less sure where windows are unlike all that it has learned from.
+    not come yet, and no gate can see that; the version that all adaptations began with knows them
+    as well as it ever did, and the one before knows what it was taught. So all of them answer, by
+    the mean of their probabilities. Two things weigh it.
 
-    The weights follow the labels by fixed share (Herbster & Warmuth 1998, for the logarithmic
-    loss): each is multiplied by the probability that its version gave to the label, and then goes
-    some of the way back to even. So the pair is hardly worse than the better of both over any
-    stretch, and follows a context that comes back within some labels.
+    The window: each version counts as far as the window is ordinary to it (`Reference.ordinary`),
+    which is told without labels and differs from window to window.
+
+    The labels, by fixed share (Herbster & Warmuth 1998, for the logarithmic loss): each share is
+    multiplied by the probability that its version gave to the label, and then goes some of the way
+    back to even. So together they are hardly worse than the best of them over any stretch, and
+    follow a context that comes back within some labels.
 
     Attributes:
         version: the live one, by which windows are recorded and detectors watch.
-        beside: an earlier one, or None.
-        share: weight of the live version's probabilities, 0 to 1; that of the other is the rest.
+        beside: earlier ones; first the one that all adaptations began with.
+        shares: what labels say of the live version and of those beside it, 1 in all; even at first.
     """
 
     version: ModelVersion
-    beside: ModelVersion | None = None
-    share: float = _FIRST
+    beside: tuple[ModelVersion, ...] = ()
+    shares: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.shares:
+            count = 1 + len(self.beside)
+            object.__setattr__(self, "shares", (1 / count,) * count)
 
     def answer(self, x: NDArray[np.float32]) -> tuple[Answer, Outputs]:
         """What is served for raw windows x (N, C, T), and what the live version alone makes of
         them, which is what its detectors know.
         """
         own = self.version.predict(x)
-        if self.beside is None:
+        if not self.beside:
             return Answer(own.predicted, own.confidence), own
-        others = self.beside.predict(x).probabilities()
-        mixed = self.share * own.probabilities() + (1 - self.share) * others
+        outs = self._asked(x, own)
+        ordinary = [
+            version.reference.ordinary(out.embeddings, out.predicted, out.confidence)
+            for version, out in zip(self._all, outs, strict=True)
+        ]
+        weights = np.array(self.shares)[:, None] * ordinary  # (versions, N)
+        weights /= weights.sum(axis=0)
+        mixed = np.einsum("vn,vnk->nk", weights, [out.probabilities() for out in outs])
         return Answer(mixed.argmax(axis=1), mixed.max(axis=1).astype(np.float32)), own
-
-    @property
-    def anchor(self) -> ModelVersion:
-        """Who answers beside the next version: the one that all adaptations go back to, which knows
-        every activity from where it was made, or else the one that is live.
-        """
-        adapted = self.version.manifest.adaptation is not None
-        return self.beside if adapted and self.beside is not None else self.version
 
     def predict(self, x: NDArray[np.float32]) -> Answer:
         """What is served for raw windows x (N, C, T)."""
         return self.answer(x)[0]
 
     def told(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> tuple[Serving, Outputs]:
-        """The same with the weights that labels y (N,) of windows x (N, C, T) lead to, and what the
+        """The same with the shares that labels y (N,) of windows x (N, C, T) lead to, and what the
         live version alone makes of them. The windows must not have been trained on.
         """
         own = self.version.predict(x)
-        if self.beside is None:
+        if not self.beside:
             return self, own
-        classes = len(self.version.classes)
-        rows = np.arange(len(y))
-        ours, others = (
-            (1 - _WRONG) * out.probabilities()[rows, y] + _WRONG / classes
-            for out in (own, self.beside.predict(x))
+        rows, classes = np.arange(len(y)), len(self.version.classes)
+        given = np.array([out.probabilities()[rows, y] for out in self._asked(x, own)])
+        shares = np.array(self.shares)
+        for likely in ((1 - _WRONG) * given + _WRONG / classes).T:
+            shares = shares * likely
+            shares /= shares.sum()
+            shares += _BACK * (1 / len(shares) - shares)
+        return replace(self, shares=tuple(shares.tolist())), own
+
+    @property
+    def anchor(self) -> ModelVersion:
+        """The version that all adaptations go back to, which knows every activity from where it
+        was made, or else the one that is live.
+        """
+        adapted = self.version.manifest.adaptation is not None
+        return self.beside[0] if adapted and self.beside else self.version
+
+    def followed_by(self, version: ModelVersion) -> Serving:
+        """A version that has yet to prove itself, and all who know more than it beside it."""
+        before = [self.anchor] if self.version is self.anchor else [self.anchor, self.version]
+        return Serving(version, tuple(before))
+
+    def proven(self) -> Serving:
+        """The live version and the one that all adaptations began with, if that was beside it."""
+        few = 1 + len(self.beside[:1])
+        kept = sum(self.shares[:few])
+        return Serving(
+            self.version, self.beside[:1], tuple(share / kept for share in self.shares[:few])
         )
-        share = self.share
-        for mine, theirs in zip(ours.tolist(), others.tolist(), strict=True):
-            share = share * mine / (share * mine + (1 - share) * theirs)
-            share += _BACK * (_EVEN - share)
-        return replace(self, share=share), own
+
+    @property
+    def _all(self) -> Sequence[ModelVersion]:
+        return (self.version, *self.beside)
+
+    def _asked(self, x: NDArray[np.float32], own: Outputs) -> list[Outputs]:
+        return [own, *(version.predict(x) for version in self.beside)]

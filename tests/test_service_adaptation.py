@@ -77,7 +77,7 @@ def test_drift_leads_to_a_better_model_and_a_worse_one_is_taken_back(wave_bundle
         assert [p.seq for p in told + after] == list(range(sensor.seq))
         model = live.call("status")["model"]
         assert (model["champion"], model["previous"], model["candidate"]) == (new, base, None)
-        assert (model["live"], model["live_beside"], model["beside"]) == (new, base, base)
+        assert (model["live"], model["live_beside"], model["beside"]) == (new, [base], base)
         assert 0.5 < model["live_share"] < 1, "labels have spoken for the new one"
         check_same_form(wave_bundle, live.state_dir / "models" / "versions" / new, base)
 
@@ -112,7 +112,7 @@ def check_restarts(live: Live, champion: str, beside: str) -> None:
     """Both answer after a restart; where one is damaged, the champion alone."""
     live.start()
     model = live.call("status")["model"]
-    assert (model["live"], model["live_beside"]) == (champion, beside)
+    assert (model["live"], model["live_beside"]) == (champion, [beside])
     assert live.terminate() == 0
     weights = live.state_dir / "models" / "versions" / beside / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])

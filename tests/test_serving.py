@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,13 @@ X = np.zeros((1, 1, 1), np.float32)
 
 
 class Sure:
-    """A version that gives the same probabilities to whatever it sees."""
+    """A version that gives the same probabilities to whatever it sees, and finds it so ordinary."""
 
     classes = ("a", "b", "c")
 
-    def __init__(self, *probabilities: float) -> None:
+    def __init__(self, *probabilities: float, ordinary: float = 1.0) -> None:
         self.logits = np.log(np.array([probabilities], np.float32))
+        self.reference = SimpleNamespace(ordinary=lambda *out: np.full(len(out[0]), ordinary))
 
     def predict(self, x: Any) -> Outputs:
         logits = np.repeat(self.logits, len(x), axis=0)
@@ -34,76 +36,125 @@ class Sure:
         return replace(out, confidence=out.probabilities().max(1).astype(np.float32))
 
 
-def pair(new: Sure, old: Sure | None, **over: float) -> Serving:
-    return Serving(new, old, **over)  # type: ignore[arg-type]
+def together(new: Sure, *others: Sure, **over: Any) -> Serving:
+    return Serving(new, others, **over)  # type: ignore[arg-type]
 
 
-def test_alone_a_version_is_served_as_it_is(wave_bundle: Path) -> None:
-    version = ModelVersion.load(wave_bundle)
+@pytest.fixture
+def source(wave_bundle: Path) -> ModelVersion:
+    return ModelVersion.load(wave_bundle)
+
+
+def adapted(source: ModelVersion) -> ModelVersion:
+    manifest = source.manifest.model_copy(update={"adaptation": {"method": "lora-edge"}})
+    return ModelVersion(replace(source.bundle, manifest=manifest))
+
+
+def test_alone_a_version_is_served_as_it_is(source: ModelVersion) -> None:
     x = np.stack([waves.window(n, n % 3) for n in range(9)])
-    answer, own = Serving(version).answer(x)
+    answer, own = Serving(source).answer(x)
     assert answer.predicted is own.predicted and answer.confidence is own.confidence
     assert np.allclose(own.probabilities().max(axis=1), own.confidence, atol=1e-6)
-    serving, _ = Serving(version).told(x, np.zeros(9, np.int64))
-    assert serving == Serving(version), "there is nothing to weigh"
+    serving, _ = Serving(source).told(x, np.zeros(9, np.int64))
+    assert serving == Serving(source), "there is nothing to weigh"
 
 
-def test_what_all_adaptations_began_with_answers_beside_the_next_version(wave_bundle: Path) -> None:
-    source = ModelVersion.load(wave_bundle)
-    manifest = source.manifest.model_copy(update={"adaptation": {"method": "lora-edge"}})
-    adapted = ModelVersion(replace(source.bundle, manifest=manifest))
+def test_what_all_adaptations_began_with_answers_beside_the_next_version(
+    source: ModelVersion,
+) -> None:
+    first = adapted(source)
     assert Serving(source).anchor is source
-    assert Serving(adapted, source).anchor is source
-    assert Serving(adapted).anchor is adapted, "nobody else is there"
-    assert Serving(source, adapted).anchor is source, "it was not adapted from the other"
+    assert Serving(first, (source,)).anchor is source
+    assert Serving(first).anchor is first, "nobody else is there"
+    assert Serving(source, (first,)).anchor is source, "it was not adapted from the other"
+
+
+def test_on_probation_the_version_before_answers_as_well_and_then_no_more(
+    source: ModelVersion,
+) -> None:
+    first, second = adapted(source), adapted(source)
+    serving = Serving(source).followed_by(first)
+    assert (serving.version, serving.beside, serving.shares) == (first, (source,), (0.5, 0.5))
+    serving = replace(serving, shares=(0.8, 0.2)).proven()
+    assert serving.shares == pytest.approx((0.8, 0.2)), "there is nobody to leave"
+    serving = serving.followed_by(second)
+    assert (serving.version, serving.beside) == (second, (source, first))
+    assert serving.shares == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+    serving = replace(serving, shares=(0.6, 0.2, 0.2)).proven()
+    assert (serving.version, serving.beside) == (second, (source,))
+    assert serving.shares == pytest.approx((0.75, 0.25)), "what labels have said stays said"
+    assert Serving(second).proven() == Serving(second)
 
 
 def test_the_surer_one_decides_and_the_detectors_hear_the_live_one_alone() -> None:
     new, old = Sure(0.4, 0.3, 0.3), Sure(0.05, 0.9, 0.05)
-    answer, own = pair(new, old, share=0.5).answer(X)
+    answer, own = together(new, old).answer(X)
     assert answer.predicted.tolist() == [1] and own.predicted.tolist() == [0]
     assert answer.confidence[0] == pytest.approx(0.6)
     assert answer.predicted.dtype == np.int64 and answer.confidence.dtype == np.float32
 
 
-def test_a_new_version_counts_more_until_labels_speak() -> None:
-    equally_sure = pair(Sure(0.9, 0.05, 0.05), Sure(0.05, 0.9, 0.05))
-    assert equally_sure.predict(X).predicted.tolist() == [0]
+def test_who_finds_a_window_ordinary_decides() -> None:
+    """Both are as sure, and labels have said nothing: one of them has seen nothing like it."""
+    at_home, lost = Sure(0.9, 0.05, 0.05), Sure(0.05, 0.05, 0.9, ordinary=0.25)
+    for versions in ((at_home, lost), (lost, at_home)):
+        answer = together(*versions).predict(X)
+        assert answer.predicted.tolist() == [0]
+        assert answer.confidence[0] == pytest.approx((0.9 + 0.25 * 0.05) / 1.25)
+
+
+def test_an_ordinary_window_of_one_version_may_be_strange_to_another(source: ModelVersion) -> None:
+    x = np.stack([waves.window(n, n % 3) for n in range(12)])
+
+    def ordinary(windows: np.ndarray) -> Any:
+        out = source.predict(windows)
+        return source.reference.ordinary(out.embeddings, out.predicted, out.confidence)
+
+    near, far = ordinary(x), ordinary(-5 * x)
+    assert near.shape == (12,) and (near > 0).all() and (near <= 1).all()
+    assert np.median(far) < np.median(near)
+
+
+def test_labels_turn_it_round_and_back() -> None:
+    equally_sure = together(Sure(0.9, 0.05, 0.05), Sure(0.05, 0.9, 0.05))
     against, _ = equally_sure.told(np.repeat(X, 2, axis=0), np.array([1, 1]))
     assert against.predict(X).predicted.tolist() == [1], "two labels turn it round"
     back, _ = against.told(np.repeat(X, 3, axis=0), np.array([0, 0, 0]))
     assert back.predict(X).predicted.tolist() == [0], "and three more, whatever came before"
 
 
-shares = st.floats(0.01, 0.98)
-rows = st.tuples(shares, shares).map(
+chances = st.floats(0.01, 0.98)
+rows = st.tuples(chances, chances).map(
     lambda p: (p[0] / (p[0] + p[1] + 0.01), p[1] / (p[0] + p[1] + 0.01))
 )
 
 
-@given(rows, rows, st.lists(st.integers(0, 2), min_size=1, max_size=60))
-def test_the_pair_loses_little_to_the_better_one_whatever_the_labels(
-    new: tuple[float, float], old: tuple[float, float], labels: list[int]
+@given(st.lists(rows, min_size=2, max_size=3), st.lists(st.integers(0, 2), max_size=60))
+def test_together_they_lose_little_to_the_best_one_whatever_the_labels(
+    all_rows: list[tuple[float, float]], labels: list[int]
 ) -> None:
-    """The bound of fixed share, for labels of which one in ten is wrong: at every label the better
-    one keeps 19 of 20 parts of its weight.
+    """The bound of fixed share, for labels of which one in five is wrong: at every label the best
+    one keeps at least 1 - .2 (1 - 1 / n) of its weight.
     """
-    versions = [Sure(*p, 1 - sum(p)) for p in (new, old)]
-    serving, lost, alone = pair(*versions), 0.0, np.zeros(2)
+    versions = [Sure(*p, 1 - sum(p)) for p in all_rows]
+    n = len(versions)
+    serving, lost, alone = together(*versions), 0.0, np.zeros(n)
     for label in labels:
-        likely = [0.9 * np.exp(v.logits[0, label]) + 0.1 / K for v in versions]
-        lost -= math.log(serving.share * likely[0] + (1 - serving.share) * likely[1])
+        likely = np.array([0.8 * np.exp(v.logits[0, label]) + 0.2 / K for v in versions])
+        lost -= math.log(serving.shares @ likely)
         alone -= np.log(likely)
         serving, _ = serving.told(X, np.array([label]))
-        assert 0.05 <= serving.share <= 0.95
-    assert lost <= alone.min() - math.log(0.3) - len(labels) * math.log(0.95) + 1e-6
+        assert sum(serving.shares) == pytest.approx(1)
+        assert min(serving.shares) >= 0.2 / n
+    kept = math.log(1 - 0.2 * (1 - 1 / n))
+    assert lost <= alone.min() + math.log(n) - len(labels) * kept + 1e-6
 
 
 def test_labels_one_by_one_weigh_what_they_weigh_together() -> None:
-    serving = pair(Sure(0.6, 0.3, 0.1), Sure(0.2, 0.7, 0.1))
+    serving = together(Sure(0.6, 0.3, 0.1), Sure(0.2, 0.7, 0.1), Sure(0.1, 0.1, 0.8))
     labels = np.array([0, 1, 1, 2, 0])
-    together, own = serving.told(np.repeat(X, 5, axis=0), labels)
+    at_once, own = serving.told(np.repeat(X, 5, axis=0), labels)
     for label in labels:
         serving, _ = serving.told(X, np.array([label]))
-    assert serving.share == pytest.approx(together.share)
+    assert serving.shares == pytest.approx(at_once.shares)
     assert own.predicted.tolist() == [0] * 5

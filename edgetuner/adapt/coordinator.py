@@ -361,8 +361,7 @@ class Coordinator:
             job = await self._prepare(context, why)
             self._stop_if_paused(job)
             result = await self._trainer.train(job, self._config().inference.allow_factories)
-            candidate = await self._recheck(job)
-            verdict = await self._gate(job, candidate, context, since)
+            candidate, verdict = await self._judged(job, result, context, since)
             self._stop_if_paused(job)
             self.last = {"job": job.ask.job, "rung": result["rung"], "gate": verdict.to_wire()}
             self.last["rungs"] = self._trainer.progress.rungs
@@ -371,7 +370,7 @@ class Coordinator:
                 for name in ("train_seconds", "trained_fraction", "core_norm", "peak_rss_bytes")
                 if name in result
             }
-            if verdict.passed:
+            if verdict.passed and candidate is not None:
                 await self._swap(candidate, verdict, Labels.of(context).classes)
             else:
                 await self._refuse(job, verdict, labels, context.take(context.y >= 0))
@@ -401,6 +400,15 @@ class Coordinator:
         if self.paused:
             raise stopped(job)
 
+    async def _judged(
+        self, job: Job, result: dict[str, Any], context: Context, since: dict[StreamKey, int]
+    ) -> tuple[ModelVersion | None, Verdict]:
+        """The candidate and the gate's verdict; none where training saw no hope of passing it."""
+        if "refused" in result:
+            return None, Verdict(**result["refused"])
+        candidate = await self._recheck(job)
+        return candidate, await self._gate(job, candidate, context, since)
+
     async def _recheck(self, job: Job) -> ModelVersion:
         """Takes the candidate into the registry and loads it from there, hashes and all, off the
         hot path.
@@ -425,9 +433,10 @@ class Coordinator:
     ) -> None:
         starts = await self._pipeline.stored(lambda store: store.next_seqs())
         self._registry.begin_probation(candidate.id, verdict.reason)
-        beside = self._pipeline.serving.anchor if self._config().adapt.beside else None
-        previous = await self._pipeline.swap(Serving(candidate, beside))
-        self._probation = Probation(previous, starts, shared=beside is not None)
+        before, shared = self._pipeline.serving, self._config().adapt.beside
+        now = before.followed_by(candidate) if shared else Serving(candidate)
+        previous = await self._pipeline.swap(now)
+        self._probation = Probation(previous, starts, shared=shared)
         self._lessons.begin(learned)
         self._drifts.answer_all()
         self.counts["swaps"] += 1
@@ -459,8 +468,9 @@ class Coordinator:
         elif verdict == "proven":
             serving, reason = self._pipeline.serving, probation.summary()
             version = serving.version.id
-            beside = None if serving.beside is None else serving.beside.id
+            beside = serving.beside[0].id if serving.beside else None
             self._registry.promote(version, reason, beside=beside)
+            await self._pipeline.proven()
             self._probation = None
             self._judge.refusals = 0
             self._cooldown.forgive()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from edgetuner.adapt.answers import Answers
 from edgetuner.adapt.guess import guessed
 from edgetuner.adapt.job import Windows, hold_out, split
@@ -38,6 +40,8 @@ async def divided(
         answers: what it says of windows.
     """
     labelled, guesses = context.y >= 0, None
+    served = np.full(len(context), -1, np.int64)
+    served[labelled] = await answers.on_record(context.take(labelled))
     window_ns = live.manifest.window_ns
     if labelled.sum() < settings.min_labels:  # admitted to self-training
         context = await guessed(context, live, answers)
@@ -51,4 +55,5 @@ async def divided(
             share=settings.holdout,
             window_ns=window_ns,
         )
-    return Division(Windows(context.x, context.y, context.stream, context.t_ns, parts), guesses)
+    windows = Windows(context.x, context.y, context.stream, context.t_ns, parts, served)
+    return Division(windows, guesses)

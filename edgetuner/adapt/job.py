@@ -3,7 +3,7 @@ desk.
 
     job.json              what was asked: settings, classes, why
     base/                 the champion it starts from, a whole bundle
-    windows.safetensors   x, y, split, stream, t_ns
+    windows.safetensors   x, y, split, stream, t_ns, served
     log.txt               standard error of the training process
     result.json           what came of it: rungs, evidence, times, or the error
     candidate/            the new version, a whole bundle
@@ -57,6 +57,8 @@ class Windows:
         stream: index of the stream each came from, int64 (N,).
         t_ns: Unix time of the first sample, int64 (N,).
         split: `TRAIN`, `HOLDOUT` or `NEITHER`, int64 (N,).
+        served: class that those who answered gave to each labelled window, int64 (N,), -1 for the
+            rest; None in jobs of an older version.
     """
 
     x: NDArray[np.float32]
@@ -64,11 +66,19 @@ class Windows:
     stream: NDArray[np.int64]
     t_ns: NDArray[np.int64]
     split: NDArray[np.int64]
+    served: NDArray[np.int64] | None = None
 
     def labelled(self, split: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """(x, y) of the labelled windows of one split."""
         rows = (self.split == split) & (self.y >= 0)
         return self.x[rows], self.y[rows]
+
+    def held_served(self) -> NDArray[np.int64]:
+        """What was served for the labelled windows held out; empty if that is not known."""
+        if self.served is None:
+            return np.empty(0, np.int64)
+        served: NDArray[np.int64] = self.served[(self.split == HOLDOUT) & (self.y >= 0)]
+        return served
 
     def unheld(self) -> NDArray[np.float32]:
         """x of every window, labelled or not, that shares nothing with a held-out one."""
@@ -133,8 +143,9 @@ class Job:
         try:
             shutil.copytree(base, path / BASE)
             arrays = {
-                name: np.ascontiguousarray(getattr(windows, name))
-                for name in ("x", "y", "stream", "t_ns", "split")
+                name: np.ascontiguousarray(values)
+                for name in ("x", "y", "stream", "t_ns", "split", "served")
+                if (values := getattr(windows, name)) is not None
             }
             (path / WINDOWS).write_bytes(safetensors.numpy.save(arrays))
             (path / JOB).write_text(ask.model_dump_json(indent=1))

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgetuner.adapt.gate import judge
+from edgetuner.adapt.gate import Verdict, judge, mcnemar
 from edgetuner.adapt.material import Material
 from edgetuner.adapt.rungs import RUNGS
 from edgetuner.adapt.rungs.head import CHUNK, with_head
@@ -32,6 +32,9 @@ from edgetuner.metrics import macro_f1
 # better. The features of the cores were trained on these windows, so that any lead is expected, and
 # none is a bad sign.
 _LEAD = {"statistics": 3.0}
+
+_COSTLY = ("cores",)  # rungs that need a backward pass
+_LATE = 2.0  # times the gate's p-value: labels that come during training may make up for so much
 
 _Z = 1.645  # of the normal distribution's 95 %
 
@@ -84,12 +87,13 @@ def climb(
 ) -> Iterator[Climbed]:
     """Takes the rungs of `settings.rungs` in turn, each as soon as it is asked for.
 
-    It stops as soon as the gate would be satisfied and hardly a window is left to win. A rung that
-    fails or does not fit a budget is passed over, and the facts of the one before it say so.
+    It stops as soon as the gate would be satisfied and hardly a window is left to win, and before a
+    costly rung that could mend half of the errors there are and still not satisfy the gate. A rung
+    that fails or does not fit a budget is passed over, and the facts of the one before it say so.
 
     Args:
         module: the champion, in eval mode; not changed.
-        gate: what a candidate will have to pass; the default one if None.
+        gate: what a candidate will have to pass; if None the default one, and no rung is spared.
 
     Raises:
         EdgetunerError: not even the first one works.
@@ -98,6 +102,14 @@ def climb(
     best = Reached(module)
     asked = material
     for rung in settings.rungs:
+        if (
+            rung in _COSTLY
+            and settings.choose == "best"
+            and (before is not None and gate is not None)
+            and _in_vain(best.module, module, material, gate)
+        ):
+            report(rung, spared="the gate would still see too little in it")
+            break
         begun = time.perf_counter()
         try:
             reached = RUNGS[rung](best, material, settings, report)
@@ -174,10 +186,46 @@ def _enough(
     if not len(right) or proven_share(int(right.sum()), len(right)) < settings.enough:
         return False
     if len(held_y):
-        verdict = judge(held_y, predict(champion, material.held_x), held, gate)
-    else:
-        verdict = judge(own_y, predict(champion, material.x), own, gate)
-    return verdict.passed
+        return evidence(best.module, champion, material, gate).passed
+    return judge(own_y, predict(champion, material.x), own, gate).passed
+
+
+def evidence(
+    module: nn.Module,
+    champion: nn.Module,
+    material: Material,
+    gate: GateConfig,
+    classes: Sequence[str] = (),
+) -> Verdict:
+    """What the gate says of a module on the held-out windows, against what was served for them, or
+    what the champion makes of them where that is not known.
+    """
+    candidate, served = predict(module, material.held_x), _served(champion, material)
+    return judge(material.held_y.cpu().numpy(), served, candidate, gate, classes)
+
+
+def hopeless(verdict: Verdict, gate: GateConfig) -> bool:
+    """Whether windows enough say so little for a candidate that a few more will not do."""
+    return verdict.p_value is not None and verdict.p_value > _LATE * gate.max_p_value
+
+
+def _in_vain(module: nn.Module, champion: nn.Module, material: Material, gate: GateConfig) -> bool:
+    """Whether the gate would not be satisfied even if every second error of a module were mended:
+    who is served makes too few for anybody to be told from him.
+    """
+    y = material.held_y.cpu().numpy()
+    right = predict(module, material.held_x) == y
+    right[np.flatnonzero(~right)[::2]] = True
+    p_value = mcnemar(right, _served(champion, material) == y)
+    return len(y) >= gate.min_windows and p_value > gate.max_p_value
+
+
+def _served(champion: nn.Module, material: Material) -> NDArray[np.int64]:
+    """What was served for the held-out windows, (N,); what the champion says where that is not
+    known.
+    """
+    served = material.held_served.cpu().numpy()
+    return served if len(served) else predict(champion, material.held_x)
 
 
 def proven_share(right: int, of: int) -> float:

@@ -20,6 +20,7 @@ class Material:
         x, y: labelled windows to train on.
         unlabelled: every window of the present context but the held-out ones and their neighbours.
         held_x, held_y: labelled windows for the choice between rungs and for the gate.
+        held_served: class that was served for each of them, int64; empty if that is not known.
         source_x, source_y: exemplars; at least one of every class without a labelled window.
         classes: K.
         head: name of the module's last linear layer.
@@ -38,6 +39,7 @@ class Material:
     classes: int
     head: str
     suffixes: Mapping[str, Tensor] = field(default_factory=dict)
+    held_served: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     guessed_x: Tensor = field(default_factory=lambda: torch.empty(0))
     guessed_y: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 

@@ -55,7 +55,7 @@ class Versions:
         `adapt.reuse` of them at most. Reads the disk.
         """
         serving = self._pipeline.serving
-        present = {serving.version.id, None if serving.beside is None else serving.beside.id}
+        present = {version.id for version in (serving.version, *serving.beside)}
         proven = [version for version in self._registry.proven() if version not in present]
         return proven[: self._config().adapt.reuse]
 

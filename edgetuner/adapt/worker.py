@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from edgetuner.adapt import job as jobs
 from edgetuner.adapt.gate import guards
 from edgetuner.adapt.job import Job, Windows
-from edgetuner.adapt.ladder import Climbed, chosen, climb, predict
+from edgetuner.adapt.ladder import Climbed, chosen, climb, evidence, hopeless, predict
 from edgetuner.adapt.material import Material
 from edgetuner.bundle import Bundle, Tensors, describe, write_bundle
 from edgetuner.config import FACTORY_PATTERN
@@ -65,7 +65,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def run(job: Job, allow_factories: Sequence[str] = ()) -> dict[str, Any]:
-    """Does the job and returns what goes into `result.json`.
+    """Does the job and returns what goes into `result.json`: the facts of a candidate, or of the
+    best there was and why the gate would not have it.
 
     Args:
         job: data, wherever it came from.
@@ -86,8 +87,6 @@ def run(job: Job, allow_factories: Sequence[str] = ()) -> dict[str, Any]:
     gc.freeze()  # what is there now stays to the end, and need not be looked through at every step
     climbed = _climb(module, material, job.ask)
     candidate = chosen(climbed)
-    _report("reference")
-    reference, calibrated_on = _reference(base, candidate, material, windows, job.ask)
     facts = {
         "job": job.ask.job,
         "why": job.ask.why,
@@ -96,15 +95,21 @@ def run(job: Job, allow_factories: Sequence[str] = ()) -> dict[str, Any]:
         "labelled": len(material.y),
         "held_out": len(material.held_y),
         "unlabelled": len(material.unlabelled),
-        "calibrated_on": calibrated_on,
         **candidate.facts,
     }
+    verdict = evidence(candidate.module, module, material, job.ask.gate, base.manifest.classes)
+    if hopeless(verdict, job.ask.gate):  # detectors for it would be in vain
+        return {**facts, "refused": verdict.to_wire(), **_spent(start)}
+    _report("reference")
+    reference, facts["calibrated_on"] = _reference(base, candidate, material, windows, job.ask)
     kept = settings.policy == "retain" or not settings.beside
     exemplars = _exemplars(base, candidate, None if kept else material)
     version = _write(job, base, candidate, reference, exemplars, facts)
+    return {**facts, "version": version, **_spent(start)}
+
+
+def _spent(start: float) -> dict[str, Any]:
     return {
-        **facts,
-        "version": version,
         "train_seconds": round(time.perf_counter() - start, 3),
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
@@ -240,6 +245,7 @@ def _material(base: Bundle, windows: Windows, policy: str) -> Material:
         unlabelled=tensor(windows.unheld()),
         held_x=tensor(held_x),
         held_y=torch.from_numpy(held_y),
+        held_served=torch.from_numpy(windows.held_served()),
         source_x=tensor(base.exemplar_x[~kept]),
         source_y=torch.from_numpy(base.exemplar_y[~kept]),
         classes=len(base.manifest.classes),

@@ -52,7 +52,8 @@ def model(data: Data) -> str:
     names = (f"{name} {data[name]}" for name in _ALIASES if data.get(name))
     live = f"{_of(data, 'live')} is live"
     if data.get("live_beside"):
-        live = f"{live} and counts {_of(data, 'live_share')}, {data['live_beside']} the rest"
+        others = " and ".join(data["live_beside"])
+        live = f"{live} and counts {_of(data, 'live_share')}, {others} the rest"
     return f"{live}; {', '.join(names)}"
 
 

@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 from edgetuner.adapt import job as jobs  # noqa: E402
 from edgetuner.adapt import trainer, turns  # noqa: E402
 from edgetuner.adapt.coordinator import Coordinator  # noqa: E402
+from edgetuner.adapt.gate import Verdict  # noqa: E402
 from edgetuner.adapt.job import Job  # noqa: E402
 from edgetuner.config import Config  # noqa: E402
 from edgetuner.drift.monitor import Finding, StreamKey  # noqa: E402
@@ -64,6 +65,7 @@ class Stage:
         self.trainings: list[Job] = []
         self.allowed: list[tuple[str, ...]] = []
         self.outcome: Exception | None = None
+        self.hopeless: Verdict | None = None
         self.seq = 0
         self.telemetry = open_telemetry((), 1.0)
         self.coordinator = Coordinator(
@@ -89,6 +91,10 @@ class Stage:
         progress({"job": job.ask.job, "rung": "head", "seconds": 0.5, "taken": True, "extra": 1})
         if self.outcome is not None:
             raise self.outcome
+        if self.hopeless is not None:
+            result = {"rung": "head", "refused": self.hopeless.to_wire(), "train_seconds": 0.0}
+            job.write_result(result)
+            return result
         candidate, prefix = job.path / jobs.CANDIDATE, f"a{len(self.trainings)}"
         version = renamed(job.path / jobs.BASE, candidate, prefix)
         result = {"version": version, "rung": "head", "train_seconds": 0.0}
@@ -514,7 +520,7 @@ def test_the_version_before_answers_beside_a_new_one_until_it_is_taken_back(
         candidate = await stage.swapped()
         serving = stage.pipeline.serving
         assert serving.version.id == candidate
-        assert serving.beside is not None and serving.beside.id == stage.champion
+        assert [version.id for version in serving.beside] == [stage.champion]
         assert stage.registry.aliases == Aliases(stage.champion, candidate)
         await stage.see(12)
         await stage.coordinator.consider()
@@ -524,6 +530,24 @@ def test_the_version_before_answers_beside_a_new_one_until_it_is_taken_back(
         assert stage.registry.aliases == Aliases(stage.champion, None, candidate)
 
     play(scene, adapt={"beside": True})
+
+
+def test_what_training_itself_saw_no_hope_for_is_refused(play: Callable[..., None]) -> None:
+    async def scene(stage: Stage) -> None:
+        stage.hopeless = Verdict(False, "may be chance", 12, 0.4, 0.45, 0.6, 0.0, 0.9)
+        await stage.see(24)
+        stage.drift()
+        await stage.coordinator.consider()
+        assert stage.events() == ["adaptation_started", "refused"]
+        assert stage.registry.aliases == Aliases(stage.champion), "nothing was taken in"
+        about = stage.coordinator.describe()
+        assert (about["state"], about["refused"]) == ("drifted", 1)
+        assert about["last"]["gate"]["p_value"] == 0.6
+        stage.now += 1000
+        await stage.coordinator.consider()
+        assert "needed after the candidate" in (stage.coordinator.deferred or "")
+
+    play(scene)
 
 
 def test_drift_is_only_reported_where_adaptation_is_off(play: Callable[..., None]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ def windows(count: int = 6) -> Windows:
         stream=np.zeros(count, np.int64),
         t_ns=np.arange(count) * 10**9,
         split=np.array([TRAIN, TRAIN, TRAIN, HOLDOUT, HOLDOUT, NEITHER][:count]),
+        served=np.array([0, 0, -1, 0, 2, -1][:count]),
     )
 
 
@@ -44,6 +46,16 @@ def test_both_sides_read_the_same_job(tmp_path: Path, base: Path) -> None:
     for name, array in vars(windows()).items():
         got = getattr(read.windows(), name)
         assert got.dtype == array.dtype and np.array_equal(got, array)
+
+
+def test_what_was_served_is_known_of_windows_held_out_unless_the_job_is_old() -> None:
+    assert windows().held_served().tolist() == [0, 2]
+    assert len(replace(windows(), served=None).held_served()) == 0
+
+
+def test_a_job_without_what_was_served_is_read(tmp_path: Path, base: Path) -> None:
+    made = Job.create(tmp_path / "jobs", ask(), base, replace(windows(), served=None))
+    assert Job.open(made.path).windows().served is None
 
 
 def test_a_job_of_an_older_version_is_read_without_its_list_of_factories(

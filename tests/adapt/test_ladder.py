@@ -343,6 +343,37 @@ def test_windows_that_are_wrong_are_a_reason_to_go_on(
     assert len(list(climb(base, material, settings, silent, LENIENT))) == 2
 
 
+@pytest.mark.parametrize(
+    ("served_wrong", "wrong", "climbed"),
+    [
+        (3, 3, 1),  # half of three errors mended: not even then
+        (3, 0, 1),  # a perfect one could not be told from who is served
+        (6, 4, 2),
+        (9, 9, 2),  # frozen features do not suffice: the cores have to work
+    ],
+)
+def test_what_the_gate_could_not_see_is_not_trained_for(
+    base: nn.Module,
+    material: Material,
+    monkeypatch: pytest.MonkeyPatch,
+    served_wrong: int,
+    wrong: int,
+    climbed: int,
+) -> None:
+    assert len(material.held_y) == 9
+    made = scripted(monkeypatch, material, head=(wrong, 0.5, 0.0), cores=(0, 0.4, 0.0))
+    served = material.held_y.clone()
+    served[:served_wrong] = (served[:served_wrong] + 1) % 3
+    known = replace(material, held_served=served)
+    settings = BEST.model_copy(update={"rungs": ("head", "cores"), "enough": 1.0})
+    gate = GateConfig(max_p_value=0.1, min_windows=9)
+    assert len(list(climb(base, known, settings, silent, gate))) == climbed
+    assert made["cores"].asked == climbed - 1
+    assert len(list(climb(base, known, settings, silent))) == 2, "nobody asks for a gate"
+    demanding = gate.model_copy(update={"min_windows": 10})
+    assert len(list(climb(base, known, settings, silent, demanding))) == 2, "more may come"
+
+
 def test_without_held_out_windows_the_gate_is_asked_about_those_left_out(
     base: nn.Module, material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -168,12 +168,12 @@ def test_what_comes_back_is_answered_by_the_version_beside_and_nothing_is_traine
         away = (await life.settle(WAYS["upside down"]))["version"]
         serving = life.pipeline.serving
         assert serving.version.id == away
-        assert serving.beside is not None and serving.beside.id == home
+        assert [version.id for version in serving.beside] == [home]
         for way in ("home", "upside down", "home", "upside down"):
             for _ in range(3):  # within some labels
                 await life.see(WAYS[way])
             assert await life.see(WAYS[way], 48) > 0.9, way
-            assert (life.pipeline.serving.share > 0.5) == (way == "upside down")
+            assert (life.pipeline.serving.shares[0] > 0.5) == (way == "upside down")
         counts = life.coordinator.counts
         assert counts["adaptations"] == counts["swaps"] == 1 and not counts["rollbacks"]
         assert "false_alarm" in [name for name, _ in life.events], "it looked strange all the same"

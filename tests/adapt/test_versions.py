@@ -72,7 +72,7 @@ async def test_earlier_versions_have_proved_themselves_and_do_not_answer_now(
     found = versions(pipeline, registry)
     assert found.earlier() == [made[1], made[0]], "the third is on probation, the first is live"
     live = await found.load(made[1])
-    await pipeline.swap(Serving(live, pipeline.version))
+    await pipeline.swap(Serving(live, (pipeline.version,)))
     assert found.earlier() == [made[0]], "nor is who answers beside the live one"
     await pipeline.swap(Serving(live))
     assert found.earlier() == [made[0], first]

@@ -15,9 +15,10 @@ torch = pytest.importorskip("torch")
 
 from edgetuner.adapt import job as jobs  # noqa: E402
 from edgetuner.adapt import worker  # noqa: E402
-from edgetuner.adapt.gate import guards  # noqa: E402
-from edgetuner.adapt.job import HOLDOUT, TRAIN, Job  # noqa: E402
+from edgetuner.adapt.gate import Verdict, guards  # noqa: E402
+from edgetuner.adapt.job import HOLDOUT, TRAIN, Ask, Job  # noqa: E402
 from edgetuner.bundle import Backbone, Bundle, Tensors, write_bundle  # noqa: E402
+from edgetuner.config import GateConfig  # noqa: E402
 from edgetuner.errors import AdaptationError, BundleError, ModelError  # noqa: E402
 from edgetuner.factories import build_module  # noqa: E402
 from edgetuner.inference import ModelVersion  # noqa: E402
@@ -75,6 +76,23 @@ def test_what_was_learned_stands_for_its_classes_next_time_and_guards_stay(
     known = learned.astype(np.float16)
     for new in candidate.exemplar_x[~same]:
         assert np.isclose(known, new, rtol=2e-3, atol=2e-3).all(axis=(1, 2)).any()
+
+
+def test_a_candidate_that_the_gate_would_refuse_is_not_finished(
+    tmp_path: Path, wave_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is served makes no error that anybody could mend."""
+    perfect = replace(windows(), served=windows().y)
+    gate = GateConfig(min_windows=4)
+    ask = Ask(job="j", created="", why="", settings=QUICK, gate=gate)
+    made = Job.create(tmp_path, ask, wave_bundle, perfect)
+    monkeypatch.setattr(worker, "calibrate", None)  # not asked for
+    result = worker.run(made)
+    refused = Verdict(**result["refused"])
+    assert not refused.passed and refused.champion_f1 == 1.0
+    assert refused.windows == (windows().split[windows().y >= 0] == HOLDOUT).sum()
+    assert result["rungs"] and "version" not in result
+    assert not (made.path / jobs.CANDIDATE).exists()
 
 
 def test_stored_suffixes_spare_the_decomposition_and_change_nothing(

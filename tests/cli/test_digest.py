@@ -183,6 +183,6 @@ def test_a_version_on_a_page() -> None:
 
 
 def test_the_version_that_answers_beside_the_live_one_is_named() -> None:
-    data = {"live": "a1", "live_share": 0.73, "live_beside": "m-1", "champion": "a1"}
-    said = "a1 is live and counts 0.73, m-1 the rest; champion a1"
+    data = {"live": "a1", "live_share": 0.73, "live_beside": ["m-1", "a0"], "champion": "a1"}
+    said = "a1 is live and counts 0.73, m-1 and a0 the rest; champion a1"
     assert said in digest("status.model", data)

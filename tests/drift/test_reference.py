@@ -55,6 +55,18 @@ class TestEveryDetector:
         assert calibration.thresholds[name] > 0
 
 
+def test_how_ordinary_a_window_is() -> None:
+    rng = np.random.default_rng(0)
+    home, new, moved = reference(rng), windows(rng, 30), windows(rng, 30, shift=3)
+    z = home.scores(new.embedding, new.y, new.confidence)["embedding"]
+    ordinary = home.ordinary(new.embedding, new.y, new.confidence)
+    assert ordinary.shape == z.shape
+    assert (ordinary[z <= 0] == 1).all(), "none is more ordinary than those at home"
+    assert np.allclose(ordinary, np.exp(-np.where(z > 0, z, 0) ** 2 / 2))
+    strange = home.ordinary(moved.embedding, moved.y, moved.confidence)
+    assert 0.011 < strange.min() and strange.mean() < ordinary.mean() / 2
+
+
 @pytest.mark.parametrize("with_thresholds", [False, True])
 def test_arrays_round_trip_exactly(with_thresholds: bool) -> None:
     home = reference(np.random.default_rng(0))
