@@ -64,7 +64,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
-            "cannot be read", field=str(path), value=error.strerror, remedy="name a readable file"
+            "cannot be read",
+            field=str(path),
+            value=error.strerror,
+            remedy="name a readable file by -c",
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(

@@ -530,19 +530,23 @@ def _expanded(path: Path, name: str) -> Path:
 
 
 def _translated(error: ValidationError, section: str) -> ConfigError:
-    first = error.errors(include_url=False)[0]
+    first, *others = error.errors(include_url=False)
+    rest = ", ".join(".".join(map(str, (section, *one["loc"]))).strip(".") for one in others)
+    also = f"; correct as well: {rest}" if others else ""
     field = ".".join(str(part) for part in (section, *first["loc"]) if part != "") or "config"
     if first["type"] == "extra_forbidden":
         close = difflib.get_close_matches(field, _names(), n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        return ConfigError("unknown key", field=field, remedy=f"{hint}{_SEE} has all there are")
+        return ConfigError(
+            "unknown key", field=field, remedy=f"{hint}{_SEE} has all there are{also}"
+        )
     problem = first["msg"].removeprefix("Value error, ")
     about_whole = isinstance(first["input"], dict)  # the message names the keys by itself
     return ConfigError(
         problem[0].lower() + problem[1:],
         field=field,
         value=None if about_whole else first["input"],
-        remedy=f"{_SEE} tells its meaning and unit",
+        remedy=f"{_SEE} tells its meaning and unit{also}",
     )
 
 

@@ -11,9 +11,10 @@ say more); requests refuse them.
 from __future__ import annotations
 
 import json
+import operator
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, SupportsIndex, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -235,6 +236,17 @@ def decode(frames: Sequence[bytes], kind: TypeAdapter[_H]) -> tuple[_H, bytes]:
     outside = kind is FROM_SENSOR or kind is REQUEST
     header, payload = split(frames, MAX_HEADER_BYTES if outside else MAX_ANSWER_BYTES)
     return _parse(header, kind), payload
+
+
+def whole(field: str, value: SupportsIndex) -> int:
+    """A number of nanoseconds or windows. Raises ProtocolError if it is not a whole one, such as
+    seconds where nanoseconds are asked for.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        remedy = "give nanoseconds: time.time_ns()" if field == "t_ns" else "give a whole number"
+        raise ProtocolError("not a whole number", field=field, value=value, remedy=remedy) from None
 
 
 def window_message(x: np.ndarray, **fields: Any) -> tuple[WindowHeader, bytes]:

@@ -19,7 +19,7 @@ from edgetuner.adapt.coordinator import Coordinator
 from edgetuner.config import Config, fixed_changes, load_config
 from edgetuner.control import Control, Demand, Method, Nothing, Which, Why
 from edgetuner.drift.monitor import Finding
-from edgetuner.errors import ConfigError, EdgetunerError, StoreError
+from edgetuner.errors import BundleError, ConfigError, EdgetunerError, StoreError
 from edgetuner.inference import ModelVersion, choose_device, limit_threads
 from edgetuner.ingest import Ingest, prediction_header
 from edgetuner.log import Log
@@ -150,7 +150,12 @@ class Service:
                     field="bundle",
                     remedy="make one with `edgetuner bundle create`",
                 )
-            registry.start_champion(registry.add(bundle))
+            try:
+                registry.start_champion(registry.add(bundle))
+            except BundleError as error:
+                raise BundleError(
+                    "cannot be taken", field="bundle", value=str(bundle), remedy=str(error)
+                ) from None
         if registry.aliases.candidate is not None:
             registry.end_probation(
                 "the service ended before it had proved itself", interrupted=True

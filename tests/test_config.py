@@ -101,6 +101,14 @@ def test_the_default_configuration_says_nothing_but_the_defaults() -> None:
 # ------------------------------------------------------------------ what is refused
 
 
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    raw = {"adapt": {"steps": 0, "min_lables": 3}, "gate": {"min_windows": "few"}}
+    with pytest.raises(ConfigError, match="correct as well") as caught:
+        parse_config(raw)
+    for name in ("adapt.steps", "adapt.min_lables", "gate.min_windows"):
+        assert name in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("raw", "field", "hint"),
     [

@@ -46,7 +46,8 @@ def test_a_configuration_that_is_no_yaml(live: Live) -> None:
 def test_a_missing_bundle(live: Live) -> None:
     live.write_config(bundle=str(live.folder / "nowhere"))
     code, line = complaint(live)
-    assert code == 65 and "nowhere" in line and "missing" in line
+    assert code == 65 and "bundle: cannot be taken" in line
+    assert "nowhere" in line and "missing" in line
 
 
 def test_a_tampered_bundle(live: Live, wave_bundle: Path) -> None:

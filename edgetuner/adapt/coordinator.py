@@ -140,6 +140,8 @@ class Coordinator:
         about: dict[str, Any] = {"state": "paused" if self.paused else self.state, **self.counts}
         if self._drifts:
             about["drifted"] = self._drifts.names
+        if self._requested is not None:
+            about["requested"] = self._requested
         if self.deferred is not None:
             about["deferred"] = self.deferred
         if self._trainer.progress.now:
@@ -167,6 +169,7 @@ class Coordinator:
         self._requested, self._belief.vouched = why, trust_labels
         self._cooldown.waive()
         self._news.tell()
+        self._tell()
 
     def pause(self) -> None:
         """Start no adaptation; end the training under way. The live model keeps predicting."""

@@ -69,7 +69,8 @@ def drift(data: Data) -> str:
 
 def adaptation(data: Data) -> str:
     """Where the adaptation stands, and how many there were."""
-    parts = [cell(data.get("state")), deferred(data), progress(data), probation(data)]
+    state = cell(data.get("state"))
+    parts = [state, requested(data), deferred(data), progress(data), probation(data)]
     return "; ".join([", ".join(filter(None, parts)), counts(data)])
 
 
@@ -108,6 +109,11 @@ def counts(data: Data) -> str:
         f"{_of(data, 'promotions')} promoted, {_of(data, 'refused')} refused, "
         f"{_of(data, 'failed')} failed, {_of(data, 'rollbacks')} rolled back"
     )
+
+
+def requested(data: Data) -> str | None:
+    """That an operator asked for one, which has not begun."""
+    return "asked for" if data.get("requested") else None
 
 
 def deferred(data: Data) -> str | None:

@@ -113,8 +113,12 @@ def latency(seconds: dict[str, float] | None) -> str:
     """Quantiles of a latency."""
     if not seconds:
         return "latency not measured yet"
-    median, most = (1000 * seconds[name] for name in ("p50", "p99"))
-    return f"latency {median:.3g} ms, 99 % within {most:.3g} ms"
+    median, most = (_short(seconds[name]) for name in ("p50", "p99"))
+    return f"latency {median}, 99 % within {most}"
+
+
+def _short(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms" if seconds < 0.9995 else f"{seconds:.1f} s"
 
 
 def duration(seconds: float | None) -> str:

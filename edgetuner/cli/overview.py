@@ -88,6 +88,7 @@ def _adaptation(adaptation: Data) -> str:
 
 def _now(adaptation: Data) -> str | None:
     parts = (
+        digest.requested(adaptation),
         digest.deferred(adaptation),
         digest.progress(adaptation),
         digest.probation(adaptation),

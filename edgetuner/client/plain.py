@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgetuner.connect import XPUB, connect, credentials, receive_now, send_now, wait
-from edgetuner.protocol import encode, window_message
+from edgetuner.protocol import encode, whole, window_message
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -80,13 +80,13 @@ class PlainPublisher:
             ProtocolError: a name, time, rate, shape or sequence number that cannot be.
             WindowError: more bytes than a message may have.
         """
-        number = self._next.get(stream, self._first_seq) if seq is None else seq
+        number = self._next.get(stream, self._first_seq) if seq is None else whole("seq", seq)
         header, payload = window_message(
             np.asarray(x),
             client_id=self._client_id,
             stream=stream,
             seq=number,
-            t_ns=int(t_ns),
+            t_ns=whole("t_ns", t_ns),
             hz=float(hz),
             label=label,
         )

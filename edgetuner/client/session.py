@@ -39,6 +39,7 @@ from edgetuner.protocol import (
     decode,
     encode,
     error_from_wire,
+    whole,
     window_message,
 )
 
@@ -149,7 +150,7 @@ class Session:
             client_id=self.client_id,
             stream=stream,
             seq=number,
-            t_ns=int(t_ns),
+            t_ns=whole("t_ns", t_ns),
             hz=float(welcome.hz if hz is None else hz),
             label=label,
         )
@@ -163,7 +164,7 @@ class Session:
         """Takes a label; see `Client.label`."""
         _check_label(label, self._check_ready())
         header = compose(
-            LabelHeader, client_id=self.client_id, stream=stream, seq=int(seq), label=label
+            LabelHeader, client_id=self.client_id, stream=stream, seq=whole("seq", seq), label=label
         )
         self._lanes.setdefault(stream, Lane()).items.append(Item(header))
         self.counts.labelled += 1
@@ -389,6 +390,7 @@ def _next_seq(lane: Lane, seq: int | None) -> int:
     following = 0 if lane.next_seq is None else lane.next_seq
     if seq is None:
         return following
+    seq = whole("seq", seq)
     waiting = [item.header.seq for item in lane.items if isinstance(item.header, WindowHeader)]
     if waiting and seq <= waiting[-1]:
         raise UsageError(
@@ -397,18 +399,22 @@ def _next_seq(lane: Lane, seq: int | None) -> int:
             value=seq,
             remedy=f"publish {waiting[-1] + 1} or a later one",
         )
-    return int(seq)
+    return seq
 
 
 def _checked_samples(x: ArrayLike, welcome: Welcome) -> np.ndarray:
     samples = np.asarray(x)
     shape = (len(welcome.channels), welcome.length)
-    if samples.shape != shape or samples.dtype.kind not in "fiu":
+    if samples.dtype.kind not in "fiu":
+        raise WindowError(
+            "samples are not numbers", field="x", value=str(samples.dtype), remedy="send float32"
+        )
+    if samples.shape != shape:
         raise WindowError(
             "the model takes another shape",
             field="x",
-            value=f"{samples.dtype} {samples.shape}",
-            remedy=f"send numbers of shape {shape}: {', '.join(welcome.channels)}, then samples",
+            value=samples.shape,
+            remedy=f"send {shape}: {', '.join(welcome.channels)}, each with its samples",
         )
     if samples.dtype != np.float16:
         with np.errstate(over="ignore"):  # it becomes infinite, and is refused below

@@ -226,11 +226,12 @@ class Reference:
 
     def ordinary(self, embedding: ArrayLike, predicted: ArrayLike, confidence: ArrayLike) -> Scores:
         """How ordinary each window is, (N,): 1 where it is as near to its class as at home, less
-        beyond that, by the normal density of its standard score z: exp(-max(z, 0)^2 / 2), .011 at
-        least. Arguments as for `scores`.
+        beyond that, by the normal density of its standard score z, of which the root is taken since
+        windows of a bout share their luck: exp(-max(z, 0)^2 / 4), .105 at least. Arguments as for
+        `scores`.
         """
         standard = self.scores(embedding, predicted, confidence)["embedding"]
-        ordinary: Scores = np.exp(-0.5 * np.square(np.maximum(standard, 0.0)))
+        ordinary: Scores = np.exp(-0.25 * np.square(np.maximum(standard, 0.0)))
         return ordinary
 
     def _scale(self, name: str) -> Scale:

@@ -557,8 +557,10 @@ def test_drift_is_only_reported_where_adaptation_is_off(play: Callable[..., None
         await stage.coordinator.consider()
         assert stage.events() == []
         stage.coordinator.request("by hand")
+        assert stage.published[-1][1]["requested"] == "by hand", "it shows before it begins"
         await stage.coordinator.consider()
         assert stage.told("adaptation_started")["why"] == "by hand"
+        assert "requested" not in stage.coordinator.describe()
 
     play(scene, drift={"enabled": False})
 

@@ -66,6 +66,11 @@ STATUS: dict[str, Any] = {
 }
 
 
+def test_what_an_operator_asked_for_shows_until_it_begins() -> None:
+    said = digest("status.adaptation", {"state": "requested", "requested": "x", "deferred": "why"})
+    assert "requested, asked for, waits: why" in said
+
+
 @pytest.mark.parametrize("topic", [*_LINES, "event.from_the_future", "prediction.a.b"])
 def test_a_message_without_facts_is_no_crash(topic: str) -> None:
     assert digest(topic, {}).isprintable()

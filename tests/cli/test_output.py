@@ -52,6 +52,7 @@ def test_a_bar_has_one_width(share: float) -> None:
 def test_what_is_not_measured_is_not_zero() -> None:
     assert latency(None) == latency({}) == "latency not measured yet"
     assert latency({"p50": 0.0011, "p99": 0.02}) == "latency 1.1 ms, 99 % within 20 ms"
+    assert latency({"p50": 0.9994, "p99": 3.15}) == "latency 999 ms, 99 % within 3.1 s"
 
 
 def test_a_table_has_numbers_to_the_right() -> None:

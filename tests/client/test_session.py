@@ -406,7 +406,7 @@ def test_it_keeps_no_more_than_it_was_told(link: Link) -> None:
     [
         (np.zeros((4, 2)), "another shape"),
         (np.zeros(8), "another shape"),
-        (np.full((2, 4), "a"), "another shape"),
+        (np.full((2, 4), "a"), "not numbers"),
         (np.full((2, 4), np.nan), "8 of 8 samples"),
         (np.full((2, 4), 1e300), "not finite"),
     ],
@@ -430,6 +430,12 @@ def test_other_bad_arguments_are_refused_where_they_are_given(link: Link) -> Non
         link.publish(hz=-1)
     with pytest.raises(ProtocolError, match="client_id"):
         Session("")
+    with pytest.raises(ProtocolError, match=r"t_ns: not a whole number .*nanoseconds"):
+        link.session.publish("s", np.zeros((2, 4)), t_ns=1.7e9)  # type: ignore[arg-type]
+    with pytest.raises(ProtocolError, match="seq: not a whole number"):
+        link.publish(seq="first")
+    with pytest.raises(ProtocolError, match="seq: not a whole number"):
+        link.session.label("s", 0.5, "walk")  # type: ignore[arg-type]
     link.publish(seq=5)
     with pytest.raises(UsageError, match="publish 6"):
         link.publish(seq=5)

@@ -156,7 +156,7 @@ def test_publish_waits_for_room_and_says_when_there_is_none(
 
 def test_bad_windows_and_labels_are_refused_at_once(address: str, peers: list[Peer]) -> None:
     with Client(address, "watch-7") as client:
-        with pytest.raises(WindowError, match="x, y, then samples"):
+        with pytest.raises(WindowError, match="x, y, each with"):
             client.publish("s", np.zeros((3, 4)), t_ns=0)
         with pytest.raises(LabelError):
             client.label("s", 0, "fly")
