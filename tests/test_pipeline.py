@@ -14,7 +14,7 @@ from edgetuner.config import Config  # noqa: E402
 from edgetuner.inference import ModelVersion  # noqa: E402
 from edgetuner.pipeline import Pipeline, Predicted, watch_with  # noqa: E402
 from edgetuner.serving import Serving  # noqa: E402
-from edgetuner.store import Entry, Store, Window  # noqa: E402
+from edgetuner.store import Entry, LabelEntry, Store, Window  # noqa: E402
 from tests import waves  # noqa: E402
 
 Scene = Callable[[Pipeline], Coroutine[Any, Any, None]]
@@ -125,6 +125,34 @@ def test_a_swap_falls_between_two_batches(play: Callable[[Scene], None], wave_bu
         assert versions == [{before_it}] * 3 + [{"other"}] * 3
         context = await pipeline.stored(lambda store: store.context({("c", "s"): 0}, 100))
         assert context.seq.tolist() == list(range(60))
+
+    play(scene)
+
+
+def test_labels_weigh_only_who_answered_their_windows(
+    play: Callable[[Scene], None], wave_bundle: Path
+) -> None:
+    async def scene(pipeline: Pipeline) -> None:
+        def labels(first: int) -> list[LabelEntry]:
+            return [LabelEntry("c", "s", n, waves.label_of(n), n) for n in range(first, first + 6)]
+
+        await pipeline.predict(await stored(pipeline, 6))
+        before, wrong = pipeline.version, ModelVersion.load(wave_bundle)
+        wrong.id = "other"
+        with torch.no_grad():
+            for weight in wrong._module.get_submodule("head").parameters():
+                weight.copy_(weight.roll(1, 0))
+        await pipeline.swap(Serving(wrong, (before,)))
+        await pipeline.predict(await stored(pipeline, 6, first=6))
+        await pipeline.label(labels(0))
+        assert pipeline.serving.shares == (0.5, 0.5), "these were answered before the swap"
+        await pipeline.label(labels(6))
+        assert pipeline.serving.shares[0] < 0.3
+        shares = pipeline.serving.shares
+        await pipeline.label(labels(6))
+        assert pipeline.serving.shares == shares, "told twice is no further evidence"
+        await pipeline.proven()
+        assert pipeline.serving.shares == pytest.approx(shares)
 
     play(scene)
 

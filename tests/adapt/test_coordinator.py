@@ -532,6 +532,42 @@ def test_the_version_before_answers_beside_a_new_one_until_it_is_taken_back(
     play(scene, adapt={"beside": True})
 
 
+def test_a_drift_that_is_found_on_probation_is_answered_by_a_rollback(
+    play: Callable[..., None],
+) -> None:
+    """The detectors begin anew with the version before: an alarm of the other's says nothing."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.swapped()
+        stage.drift()
+        assert stage.coordinator.describe()["drifted"]
+        await stage.coordinator.rollback("by hand")
+        about = stage.coordinator.describe()
+        assert about["state"] == "watching" and "drifted" not in about
+
+    play(scene)
+
+
+def test_a_drift_that_passes_while_it_is_trained_for_changes_nothing(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The candidate is judged as any other: what passed may come back."""
+
+    async def scene(stage: Stage) -> None:
+        train = stage.train
+
+        async def passes(*args: Any) -> dict[str, Any]:
+            over = Finding("drift_over", "embedding", KEY, 35, 30)
+            stage.coordinator.on_findings([over])
+            return await train(*args)
+
+        monkeypatch.setattr(trainer, "train", passes)
+        await stage.swapped()
+        assert "drifted" not in stage.coordinator.describe()
+
+    play(scene)
+
+
 def test_what_training_itself_saw_no_hope_for_is_refused(play: Callable[..., None]) -> None:
     async def scene(stage: Stage) -> None:
         stage.hopeless = Verdict(False, "may be chance", 12, 0.4, 0.45, 0.6, 0.0, 0.9)

@@ -66,6 +66,11 @@ STATUS: dict[str, Any] = {
 }
 
 
+def test_a_drift_that_passed_by_itself() -> None:
+    about = {"key": "c/s", "detector": "embedding", "onset_seq": 60}
+    assert "c/s: as before again at window 60, by embedding" in digest("event.drift_over", about)
+
+
 def test_what_an_operator_asked_for_shows_until_it_begins() -> None:
     said = digest("status.adaptation", {"state": "requested", "requested": "x", "deferred": "why"})
     assert "requested, asked for, waits: why" in said
