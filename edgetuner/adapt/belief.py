@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from edgetuner.adapt.answers import Answers, restated_answers
-from edgetuner.adapt.trust import disputed, doubt
+from edgetuner.adapt.trust import discredited, disputed, doubt
 from edgetuner.config import Config
 from edgetuner.inference import ModelVersion
 from edgetuner.store import Context
@@ -56,15 +56,18 @@ class Belief:
         x, y = context.x[rows], context.y[rows]
         seen = await self._answers.look(x)
         restated = await restated_answers(live, x, context.x)
-        found = doubt(y, [seen.predicted, restated], live.classes) or disputed(
-            y, seen.predicted, seen.p_values
+        older = discredited(y, [seen.predicted, restated], live.classes)
+        later = slice(older, None)
+        found = doubt(y[later], [seen.predicted[later], restated[later]], live.classes) or disputed(
+            y[later], seen.predicted[later], seen.p_values[later]
         )
         if isinstance(found, str):
             self._doubted = len(rows), f"{found}: {_TRUST}"
             return self._doubted[1]
         kept = context.y.copy()
-        kept[rows[found]] = -1
-        self.left_out = int(found.sum())
+        kept[rows[:older]] = -1
+        kept[rows[later][found]] = -1
+        self.left_out = older + int(found.sum())
         return replace(context, y=kept)
 
     def explain(self, shortage: str) -> str:
@@ -73,5 +76,5 @@ class Belief:
             return shortage
         return (
             f"{shortage}; {self.left_out} more contradict the model where windows look as they did "
-            f"at home: {_TRUST}"
+            f"at home, or came before labels that do not: {_TRUST}"
         )

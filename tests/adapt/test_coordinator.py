@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from edgetuner.adapt import job as jobs  # noqa: E402
-from edgetuner.adapt import trainer, turns  # noqa: E402
+from edgetuner.adapt import trainer, trust, turns  # noqa: E402
 from edgetuner.adapt.coordinator import Coordinator  # noqa: E402
 from edgetuner.adapt.gate import Verdict  # noqa: E402
 from edgetuner.adapt.job import Job  # noqa: E402
@@ -936,6 +936,29 @@ def test_labels_that_rename_the_classes_wait_for_an_operator(
         await stage.coordinator.consider()
         assert stage.coordinator.state == "probation"
         assert stage.coordinator.deferred is None
+
+    play(scene, adapt={"doubt_labels": True})
+
+
+def test_who_was_put_right_is_believed_from_there_on(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trust, "_SEVERAL", 3)
+
+    async def scene(stage: Stage) -> None:
+        await stage.see(36)  # labels of the next class
+        stage.drift()
+        await stage.coordinator.consider()
+        assert stage.trainings == []
+        await stage.see(48, shift=0)
+        stage.coordinator.request("")
+        await stage.coordinator.consider()
+        (job,) = stage.trainings
+        windows = job.windows()
+        believed = windows.y >= 0
+        assert not believed[:30].any(), "what was said before stays out"
+        assert believed[50:].all()
+        assert stage.told("adaptation_started")["disputed"] == (~believed).sum()
 
     play(scene, adapt={"doubt_labels": True})
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgetuner.adapt.trust import agreement, disputed, doubt
+from edgetuner.adapt.trust import agreement, discredited, disputed, doubt
 
 K = 6
 NAMES = ("lie", "sit", "stand", "walk", "run", "climb")
@@ -100,6 +100,47 @@ def test_honest_labels_of_the_past_do_not_vouch_for_the_newest() -> None:
     assert "newest" in (doubt(turned, [predicted], NAMES) or "")
     assert "contradict" in str(disputed(turned, predicted, np.full(len(y), 0.5)))
     assert doubt(y, [predicted], NAMES) is None
+
+
+# ------------------------------------------------------------------ older labels
+
+
+@pytest.mark.parametrize("hostile", [48, 72, 96])
+def test_labels_from_before_somebody_was_put_right_are_left_out(hostile: int) -> None:
+    stayed = lost = 0
+    for seed in range(40):
+        y, predicted = windows(30, 0.6, seed)
+        said = np.where(np.arange(len(y)) < hostile, (y + 1) % K, y)
+        left_out = discredited(said, [predicted], NAMES)
+        assert doubt(said[left_out:], [predicted[left_out:]], NAMES) is None
+        stayed += max(0, hostile - left_out)
+        lost += max(0, left_out - hostile)
+    assert stayed < 0.15 * 40 * hostile and lost < 0.15 * 40 * (len(y) - hostile)
+
+
+@pytest.mark.parametrize("flips", [0, 0.1, 0.2])
+def test_honest_labels_are_not_left_out_for_their_age(flips: float) -> None:
+    cut = 0
+    for seed in range(100):
+        y, predicted = windows(12, 0.4, seed)
+        cut += discredited(flipped(y, flips, seed), [predicted], NAMES) > 0
+    assert cut <= 8
+
+
+def test_one_or_two_activities_that_a_lost_model_takes_all_wrong_discredit_nobody() -> None:
+    y, predicted = windows(12, 0.6)
+    first = np.repeat([4, 5], 10)  # it says 0 and 1 there
+    said = np.concatenate([first, y])
+    seen = np.concatenate([first - 4, predicted])
+    assert discredited(said, [seen], NAMES) == 0
+
+
+def test_labels_that_nobody_can_believe_have_no_older_part() -> None:
+    y, predicted = windows(12, 0.6)
+    renamed = (y + 1) % K
+    assert discredited(renamed, [predicted], NAMES) == 0
+    assert doubt(renamed, [predicted], NAMES) is not None
+    assert discredited(y[:0], [predicted[:0]], NAMES) == 0
 
 
 # ------------------------------------------------------------------ where windows look ordinary
