@@ -41,6 +41,12 @@ class Outputs:
     logits: NDArray[np.float32]
     embeddings: NDArray[np.float32]
 
+    def take(self, rows: NDArray[np.int64]) -> Outputs:
+        """What it says of some of them (M,)."""
+        return Outputs(
+            self.predicted[rows], self.confidence[rows], self.logits[rows], self.embeddings[rows]
+        )
+
     def probabilities(self) -> NDArray[np.float64]:
         """Softmax of the logits, (N, K)."""
         raised = np.exp(self.logits.astype(np.float64) - self.logits.max(axis=1, keepdims=True))
@@ -117,6 +123,12 @@ class ModelVersion:
             embeddings=embeddings.cpu().numpy(),
         )
 
+    def twin(self) -> ModelVersion:
+        """The same with a module of its own, for another thread: see `models.embed`."""
+        twin = copy.copy(self)
+        twin._module = copy.deepcopy(self._module)
+        return twin
+
     def restated(self, x: NDArray[np.float32]) -> ModelVersion:
         """A copy of which the batch norms have the statistics of windows x (N, C, T), N >= 1, in
         physical units: what the version would say if only the scale of things had changed.
@@ -124,8 +136,7 @@ class ModelVersion:
         windows = x[np.linspace(0, len(x) - 1, min(len(x), _STATISTICS)).astype(int)]
         raw = torch.from_numpy(np.ascontiguousarray(windows)).to(self._device)
         parts = torch.tensor_split((raw - self._mean) / self._std, -(-len(raw) // _BATCH))
-        changed = copy.copy(self)
-        changed._module = copy.deepcopy(self._module)
+        changed = self.twin()
         changed._module.load_state_dict(reestimate(self._module, parts), strict=False)
         return changed
 

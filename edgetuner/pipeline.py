@@ -64,7 +64,7 @@ class Pipeline:
 
     @property
     def serving(self) -> Serving:
-        """Who answers at present: the live version, and perhaps another one beside it."""
+        """Who answers at present: the live version, and perhaps earlier ones beside it."""
         return self._serving
 
     async def stored(self, work: Callable[[Store], _T]) -> _T:
@@ -127,8 +127,9 @@ class Pipeline:
             return []
         own = [one for one, is_own in zip(told, mine, strict=True) if is_own]
         y = np.array([entry.label for entry, _ in own], np.int64)
-        self._serving, out = self._serving.told(x[mine], y)
-        alone = zip(own, out.predicted.tolist(), strict=True)
+        outputs = self._serving.outputs(x[mine])
+        self._serving = self._serving.told(outputs, y)
+        alone = zip(own, outputs[0].predicted.tolist(), strict=True)
         return self._watch_labels(
             [(entry, replace(receipt, predicted=k)) for (entry, receipt), k in alone]
         )
@@ -229,7 +230,8 @@ class Pipeline:
     ) -> tuple[list[Predicted], list[Finding]]:
         serving = self._serving
         x = np.stack([window.x for window in windows])
-        answer, out = serving.answer(x)
+        outputs = serving.outputs(x)
+        answer, out = serving.answer(outputs), outputs[0]
         findings = self._monitor.update_many(
             [(window.client, window.stream) for window in windows],
             [window.seq for window in windows],
@@ -239,10 +241,9 @@ class Pipeline:
             out.confidence,
             labels=[window.label for window in windows],
         )
-        known = [i for i, window in enumerate(windows) if window.label is not None]
-        if known and serving.beside:
-            labels = np.array([windows[i].label for i in known], np.int64)
-            self._serving, _ = serving.told(x[known], labels)
+        known = np.array([i for i, w in enumerate(windows) if w.label is not None], np.int64)
+        labels = np.array([windows[i].label for i in known], np.int64)
+        self._serving = serving.told([out.take(known) for out in outputs], labels)
         return [
             Predicted(window, int(label), float(confidence), serving.version.id)
             for window, label, confidence in zip(

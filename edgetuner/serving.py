@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetuner.errors import DriftError
 from edgetuner.inference import ModelVersion, Outputs
 
 _WRONG = 0.2  # of the labels, whatever the versions say: no single one may decide
@@ -61,42 +62,48 @@ class Serving:
             count = 1 + len(self.beside)
             object.__setattr__(self, "shares", (1 / count,) * count)
 
-    def answer(self, x: NDArray[np.float32]) -> tuple[Answer, Outputs]:
-        """What is served for raw windows x (N, C, T), and what the live version alone makes of
-        them, which is what its detectors know.
-        """
-        own = self.version.predict(x)
+    def outputs(self, x: NDArray[np.float32]) -> list[Outputs]:
+        """What the live version and those beside it make of raw windows x (N, C, T)."""
+        return [version.predict(x) for version in (self.version, *self.beside)]
+
+    def answer(self, outputs: Sequence[Outputs]) -> Answer:
+        """What is served, given what each makes of N windows."""
         if not self.beside:
-            return Answer(own.predicted, own.confidence), own
-        outs = self._asked(x, own)
-        ordinary = [
-            version.reference.ordinary(out.embeddings, out.predicted, out.confidence)
-            for version, out in zip(self._all, outs, strict=True)
-        ]
-        weights = np.array(self.shares)[:, None] * ordinary  # (versions, N)
-        weights /= weights.sum(axis=0)
-        mixed = np.einsum("vn,vnk->nk", weights, [out.probabilities() for out in outs])
-        return Answer(mixed.argmax(axis=1), mixed.max(axis=1).astype(np.float32)), own
+            return Answer(outputs[0].predicted, outputs[0].confidence)
+        mixed = np.zeros(outputs[0].logits.shape)  # (N, K)
+        total = np.zeros((len(mixed), 1))
+        voices = zip((self.version, *self.beside), self.shares, outputs, strict=True)
+        for version, share, out in voices:
+            try:
+                ordinary = version.reference.ordinary(out.embeddings, out.predicted, out.confidence)
+            except DriftError:  # what it gave is not finite: it has no voice here
+                if version is self.version:
+                    raise
+                continue
+            weight = share * ordinary[:, None]
+            mixed += weight * out.probabilities()
+            total += weight
+        mixed /= total
+        return Answer(mixed.argmax(axis=1), mixed.max(axis=1).astype(np.float32))
 
     def predict(self, x: NDArray[np.float32]) -> Answer:
         """What is served for raw windows x (N, C, T)."""
-        return self.answer(x)[0]
+        return self.answer(self.outputs(x))
 
-    def told(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> tuple[Serving, Outputs]:
-        """The same with the shares that labels y (N,) of windows x (N, C, T) lead to, and what the
-        live version alone makes of them. The windows must not have been trained on.
+    def told(self, outputs: Sequence[Outputs], y: NDArray[np.int64]) -> Serving:
+        """The same with the shares that labels y (N,) lead to, given what each makes of the
+        windows, which must not have been trained on.
         """
-        own = self.version.predict(x)
         if not self.beside:
-            return self, own
+            return self
         rows, classes = np.arange(len(y)), len(self.version.classes)
-        given = np.array([out.probabilities()[rows, y] for out in self._asked(x, own)])
+        given = np.nan_to_num([out.probabilities()[rows, y] for out in outputs])
         shares = np.array(self.shares)
         for likely in ((1 - _WRONG) * given + _WRONG / classes).T:
             shares = shares * likely
             shares /= shares.sum()
             shares += _BACK * (1 / len(shares) - shares)
-        return replace(self, shares=tuple(shares.tolist())), own
+        return replace(self, shares=tuple(shares.tolist()))
 
     @property
     def anchor(self) -> ModelVersion:
@@ -118,10 +125,3 @@ class Serving:
         return Serving(
             self.version, self.beside[:1], tuple(share / kept for share in self.shares[:few])
         )
-
-    @property
-    def _all(self) -> Sequence[ModelVersion]:
-        return (self.version, *self.beside)
-
-    def _asked(self, x: NDArray[np.float32], own: Outputs) -> list[Outputs]:
-        return [own, *(version.predict(x) for version in self.beside)]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
+from edgetuner.errors import DriftError  # noqa: E402
 from edgetuner.inference import ModelVersion, Outputs  # noqa: E402
 from edgetuner.serving import Serving  # noqa: E402
 from tests import waves  # noqa: E402
@@ -40,6 +41,10 @@ def together(new: Sure, *others: Sure, **over: Any) -> Serving:
     return Serving(new, others, **over)  # type: ignore[arg-type]
 
 
+def told(serving: Serving, labels: list[int]) -> Serving:
+    return serving.told(serving.outputs(np.repeat(X, len(labels), axis=0)), np.array(labels))
+
+
 @pytest.fixture
 def source(wave_bundle: Path) -> ModelVersion:
     return ModelVersion.load(wave_bundle)
@@ -52,11 +57,13 @@ def adapted(source: ModelVersion) -> ModelVersion:
 
 def test_alone_a_version_is_served_as_it_is(source: ModelVersion) -> None:
     x = np.stack([waves.window(n, n % 3) for n in range(9)])
-    answer, own = Serving(source).answer(x)
+    (own,) = Serving(source).outputs(x)
+    answer = Serving(source).answer([own])
     assert answer.predicted is own.predicted and answer.confidence is own.confidence
     assert np.allclose(own.probabilities().max(axis=1), own.confidence, atol=1e-6)
-    serving, _ = Serving(source).told(x, np.zeros(9, np.int64))
+    serving = Serving(source).told([own], np.zeros(9, np.int64))
     assert serving == Serving(source), "there is nothing to weigh"
+    assert own.take(np.array([7, 2])).predicted.tolist() == own.predicted[[7, 2]].tolist()
 
 
 def test_what_all_adaptations_began_with_answers_beside_the_next_version(
@@ -86,10 +93,11 @@ def test_on_probation_the_version_before_answers_as_well_and_then_no_more(
     assert Serving(second).proven() == Serving(second)
 
 
-def test_the_surer_one_decides_and_the_detectors_hear_the_live_one_alone() -> None:
-    new, old = Sure(0.4, 0.3, 0.3), Sure(0.05, 0.9, 0.05)
-    answer, own = together(new, old).answer(X)
-    assert answer.predicted.tolist() == [1] and own.predicted.tolist() == [0]
+def test_the_surer_one_decides_and_the_live_one_comes_first() -> None:
+    serving = together(Sure(0.4, 0.3, 0.3), Sure(0.05, 0.9, 0.05))
+    outputs = serving.outputs(X)
+    answer = serving.answer(outputs)
+    assert answer.predicted.tolist() == [1] and outputs[0].predicted.tolist() == [0]
     assert answer.confidence[0] == pytest.approx(0.6)
     assert answer.predicted.dtype == np.int64 and answer.confidence.dtype == np.float32
 
@@ -101,6 +109,20 @@ def test_who_finds_a_window_ordinary_decides() -> None:
         answer = together(*versions).predict(X)
         assert answer.predicted.tolist() == [0]
         assert answer.confidence[0] == pytest.approx((0.9 + 0.25 * 0.05) / 1.25)
+
+
+def test_who_gives_what_is_not_finite_has_no_voice(source: ModelVersion) -> None:
+    x = np.stack([waves.window(n, n % 3) for n in range(6)])
+    broken = ModelVersion(source.bundle)
+    with torch.no_grad():
+        for weight in broken._module.parameters():
+            weight.fill_(float("nan"))
+    serving = Serving(source, (broken,))
+    assert serving.predict(x).predicted.tolist() == source.predict(x).predicted.tolist()
+    told = serving.told(serving.outputs(x), np.array([n % 3 for n in range(6)]))
+    assert told.shares[0] > 0.8
+    with pytest.raises(DriftError, match="not finite"):
+        Serving(broken, (source,)).predict(x)
 
 
 def test_an_ordinary_window_of_one_version_may_be_strange_to_another(source: ModelVersion) -> None:
@@ -117,9 +139,9 @@ def test_an_ordinary_window_of_one_version_may_be_strange_to_another(source: Mod
 
 def test_labels_turn_it_round_and_back() -> None:
     equally_sure = together(Sure(0.9, 0.05, 0.05), Sure(0.05, 0.9, 0.05))
-    against, _ = equally_sure.told(np.repeat(X, 2, axis=0), np.array([1, 1]))
+    against = told(equally_sure, [1, 1])
     assert against.predict(X).predicted.tolist() == [1], "two labels turn it round"
-    back, _ = against.told(np.repeat(X, 3, axis=0), np.array([0, 0, 0]))
+    back = told(against, [0, 0, 0])
     assert back.predict(X).predicted.tolist() == [0], "and three more, whatever came before"
 
 
@@ -143,7 +165,7 @@ def test_together_they_lose_little_to_the_best_one_whatever_the_labels(
         likely = np.array([0.8 * np.exp(v.logits[0, label]) + 0.2 / K for v in versions])
         lost -= math.log(serving.shares @ likely)
         alone -= np.log(likely)
-        serving, _ = serving.told(X, np.array([label]))
+        serving = told(serving, [label])
         assert sum(serving.shares) == pytest.approx(1)
         assert min(serving.shares) >= 0.2 / n
     kept = math.log(1 - 0.2 * (1 - 1 / n))
@@ -152,9 +174,8 @@ def test_together_they_lose_little_to_the_best_one_whatever_the_labels(
 
 def test_labels_one_by_one_weigh_what_they_weigh_together() -> None:
     serving = together(Sure(0.6, 0.3, 0.1), Sure(0.2, 0.7, 0.1), Sure(0.1, 0.1, 0.8))
-    labels = np.array([0, 1, 1, 2, 0])
-    at_once, own = serving.told(np.repeat(X, 5, axis=0), labels)
+    labels = [0, 1, 1, 2, 0]
+    at_once = told(serving, labels)
     for label in labels:
-        serving, _ = serving.told(X, np.array([label]))
+        serving = told(serving, [label])
     assert serving.shares == pytest.approx(at_once.shares)
-    assert own.predicted.tolist() == [0] * 5

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetuner.inference import ModelVersion, Outputs
+from edgetuner.inference import ModelVersion
 from edgetuner.pipeline import Pipeline
-from edgetuner.serving import Answer, Serving
+from edgetuner.serving import Serving
 from edgetuner.store import Context
 
 _TURN = 8  # windows of the past that are predicted between two live batches
 _BATCH = 64  # of a version that is not live, beside it
 
 IntArray = NDArray[np.int64]
+StreamKey = tuple[str, str]
+_T = TypeVar("_T")
 
 
 class Look(NamedTuple):
@@ -37,62 +40,80 @@ class Answers:
     """Of those who answer at present, who take turns with the live windows.
 
     Args:
-        pipeline: holds it.
+        pipeline: holds them.
+
+    Attributes:
+        since: first window of each stream that they have answered as they are; none where they
+            have been the same since the live version went live.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
+        self.since: Mapping[StreamKey, int] = {}
+
+    def fresh(self, context: Context) -> NDArray[np.bool_]:
+        """Which windows those who answer at present have answered, and nobody else with them."""
+        first = np.array([self.since.get(key, 0) for key in context.keys] or [0], np.int64)
+        fresh: NDArray[np.bool_] = context.version == self._pipeline.version.id
+        return fresh & (context.seq >= first[context.stream])
 
     async def on_record(self, context: Context) -> IntArray:
         """Their answers to the windows of a context, (N,): those on record, and new ones where
-        another version gave them.
+        others gave them.
         """
         answers = context.predicted.copy()
-        missing = context.version != self._pipeline.version.id
+        missing = ~self.fresh(context)
         answers[missing] = await self.classes(context.x[missing])
         return answers
 
     async def classes(self, x: NDArray[np.float32]) -> IntArray:
         """Their answers to windows x (N, C, T), (N,)."""
-        parts = [np.empty(0, np.int64)]
-        parts += [answer.predicted for _, answer, _ in await self._in_turns(x)]
-        return np.concatenate(parts)
+        parts = await self._in_turns(x, lambda few: self._pipeline.serving.predict(few))
+        return np.concatenate([np.empty(0, np.int64), *(part.predicted for part in parts)])
+
+    async def kin(self, serving: Serving, x: NDArray[np.float32]) -> IntArray:
+        """The answers of others, of whom some answer at present as well, to windows x (N, C, T),
+        (N,): a module is for one thread at a time.
+        """
+        parts = await self._in_turns(x, serving.predict)
+        return np.concatenate([np.empty(0, np.int64), *(part.predicted for part in parts)])
 
     async def look(self, x: NDArray[np.float32]) -> Look:
         """What the live version alone makes of windows x (N, C, T), how sure it is, and how
         ordinary they look to it.
         """
-        looks = [Look(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0))]
-        for version, _, out in await self._in_turns(x):
+
+        def seen(few: NDArray[np.float32]) -> Look:
+            version = self._pipeline.version
+            out = version.predict(few)
             found = version.reference.p_values(out.embeddings, out.predicted, out.confidence)
-            looks.append(Look(out.predicted, out.confidence, found["embedding"]))
+            return Look(out.predicted, out.confidence, found["embedding"])
+
+        none = Look(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0))
+        looks = [none, *await self._in_turns(x, seen)]
         return Look(*(np.concatenate(parts) for parts in zip(*looks, strict=True)))
 
-    async def _in_turns(self, x: NDArray[np.float32]) -> list[tuple[ModelVersion, Answer, Outputs]]:
-        def predicted(few: NDArray[np.float32]) -> tuple[ModelVersion, Answer, Outputs]:
-            serving = self._pipeline.serving
-            return serving.version, *serving.answer(few)
+    async def restated(
+        self, version: ModelVersion, x: NDArray[np.float32], of: NDArray[np.float32]
+    ) -> IntArray:
+        """The answers to windows x (N, C, T), (N,), of a version whose batch norms take the
+        statistics of the windows `of` (M, C, T).
+        """
+        twin = await self._pipeline.modelled(version.twin)
+        return await asyncio.to_thread(lambda: _predicted(Serving(twin.restated(of)), x))
 
+    async def _in_turns(
+        self, x: NDArray[np.float32], ask: Callable[[NDArray[np.float32]], _T]
+    ) -> list[_T]:
         return [
-            await self._pipeline.modelled(
-                lambda few=x[start : start + _TURN]: predicted(few)  # type: ignore[misc]
-            )
+            await self._pipeline.modelled(lambda few=x[start : start + _TURN]: ask(few))  # type: ignore[misc]
             for start in range(0, len(x), _TURN)
         ]
 
 
 async def answers_of(serving: Serving, x: NDArray[np.float32]) -> IntArray:
-    """The answers of others than those who answer at present to windows x (N, C, T), (N,)."""
+    """The answers of others, of whom nobody answers at present, to windows x (N, C, T), (N,)."""
     return await asyncio.to_thread(_predicted, serving, x)
-
-
-async def restated_answers(
-    version: ModelVersion, x: NDArray[np.float32], of: NDArray[np.float32]
-) -> IntArray:
-    """The answers to windows x (N, C, T), (N,), of a version whose batch norms take the statistics
-    of the windows `of` (M, C, T).
-    """
-    return await asyncio.to_thread(lambda: _predicted(Serving(version.restated(of)), x))
 
 
 def _predicted(serving: Serving, x: NDArray[np.float32]) -> IntArray:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgetuner.adapt.answers import Answers, restated_answers
+from edgetuner.adapt.answers import Answers
 from edgetuner.adapt.trust import discredited, disputed, doubt
 from edgetuner.config import Config
 from edgetuner.inference import ModelVersion
@@ -55,9 +55,13 @@ class Belief:
         rows = np.flatnonzero(context.y >= 0)
         x, y = context.x[rows], context.y[rows]
         seen = await self._answers.look(x)
-        restated = await restated_answers(live, x, context.x)
-        older = discredited(y, [seen.predicted, restated], live.classes)
-        later = slice(older, None)
+        restated = await self._answers.restated(live, x, context.x)
+        older = np.zeros(len(rows), bool)
+        for stream in np.unique(context.stream[rows]):  # whoever labels, labels his own
+            mine = np.flatnonzero(context.stream[rows] == stream)
+            witnesses = [seen.predicted[mine], restated[mine]]
+            older[mine[: discredited(y[mine], witnesses, live.classes)]] = True
+        later = ~older
         found = doubt(y[later], [seen.predicted[later], restated[later]], live.classes) or disputed(
             y[later], seen.predicted[later], seen.p_values[later]
         )
@@ -65,9 +69,9 @@ class Belief:
             self._doubted = len(rows), f"{found}: {_TRUST}"
             return self._doubted[1]
         kept = context.y.copy()
-        kept[rows[:older]] = -1
+        kept[rows[older]] = -1
         kept[rows[later][found]] = -1
-        self.left_out = older + int(found.sum())
+        self.left_out = int(older.sum() + found.sum())
         return replace(context, y=kept)
 
     def explain(self, shortage: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from edgetuner.adapt import job as jobs
 from edgetuner.adapt.admission import Situation, hindrance, refusal
-from edgetuner.adapt.answers import Answers, answers_of
+from edgetuner.adapt.answers import Answers
 from edgetuner.adapt.belief import Belief
 from edgetuner.adapt.cooldown import Cooldown
 from edgetuner.adapt.division import divided
@@ -308,8 +308,7 @@ class Coordinator:
         """
         # Only what they said before anybody could learn from it: on windows that a version was
         # trained on it is always right.
-        before = context.version == self._pipeline.version.id
-        labelled = context.take((context.y >= 0) & before)
+        labelled = context.take((context.y >= 0) & self._answers.fresh(context))
         if len(labelled) < self._config().gate.min_windows:
             return False
         f1 = macro_f1(labelled.y, labelled.predicted)
@@ -407,8 +406,8 @@ class Coordinator:
         self, job: Job, result: dict[str, Any], context: Context, since: dict[StreamKey, int]
     ) -> tuple[ModelVersion | None, Verdict]:
         """The candidate and the gate's verdict; none where training saw no hope of passing it."""
-        if "refused" in result:
-            return None, Verdict(**result["refused"])
+        if "version" not in result:
+            return None, Verdict(**result["verdict"])
         candidate = await self._recheck(job)
         return candidate, await self._gate(job, candidate, context, since)
 
@@ -439,6 +438,7 @@ class Coordinator:
         before, shared = self._pipeline.serving, self._config().adapt.beside
         now = before.followed_by(candidate) if shared else Serving(candidate)
         previous = await self._pipeline.swap(now)
+        self._answers.since = {}
         self._probation = Probation(previous, starts, shared=shared)
         self._lessons.begin(learned)
         self._drifts.answer_all()
@@ -474,6 +474,7 @@ class Coordinator:
             beside = serving.beside[0].id if serving.beside else None
             self._registry.promote(version, reason, beside=beside)
             await self._pipeline.proven()
+            self._answers.since = await self._pipeline.stored(lambda store: store.next_seqs())
             self._probation = None
             self._judge.refusals = 0
             self._cooldown.forgive()
@@ -487,11 +488,15 @@ class Coordinator:
         labelled = await self._observations.labelled(probation.starts)
         windows = probation.unseen(labelled, self._pipeline.version.id)
         if len(windows):
-            probation.compare(windows, await answers_of(probation.previous, windows.x))
+            # those who will be left: what the version before helps with now says nothing for them
+            kept = await self._answers.kin(self._pipeline.serving.proven(), windows.x)
+            before = await self._answers.kin(probation.previous, windows.x)
+            probation.compare(windows, kept, before)
 
     async def _roll_back(self, probation: Probation, reason: str) -> str:
         self._registry.end_probation(reason)
         taken = await self._pipeline.swap(probation.previous)
+        self._answers.since = {}
         self._drifts.answer_all()  # the monitor begins anew as well
         self._probation = None
         self._lessons.forget()
@@ -507,6 +512,7 @@ class Coordinator:
 
     async def _serve(self, serving: Serving) -> None:
         await self._pipeline.swap(serving)
+        self._answers.since = {}
         self._probation = None
         self._lessons.forget()
         self._judge.refusals = 0

@@ -8,7 +8,7 @@ import numpy as np
 
 from edgetuner.adapt.answers import Answers
 from edgetuner.adapt.guess import guessed
-from edgetuner.adapt.job import Windows, hold_out, split
+from edgetuner.adapt.job import HOLDOUT, Windows, hold_out, split
 from edgetuner.config import AdaptConfig
 from edgetuner.inference import ModelVersion
 from edgetuner.store import Context
@@ -40,8 +40,6 @@ async def divided(
         answers: what it says of windows.
     """
     labelled, guesses = context.y >= 0, None
-    served = np.full(len(context), -1, np.int64)
-    served[labelled] = await answers.on_record(context.take(labelled))
     window_ns = live.manifest.window_ns
     if labelled.sum() < settings.min_labels:  # admitted to self-training
         context = await guessed(context, live, answers)
@@ -55,5 +53,8 @@ async def divided(
             share=settings.holdout,
             window_ns=window_ns,
         )
+    judging = labelled & (parts == HOLDOUT)
+    served = np.full(len(context), -1, np.int64)
+    served[judging] = await answers.on_record(context.take(judging))
     windows = Windows(context.x, context.y, context.stream, context.t_ns, parts, served)
     return Division(windows, guesses)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetuner.adapt.answers import Answers, restated_answers
+from edgetuner.adapt.answers import Answers
 from edgetuner.inference import ModelVersion
 from edgetuner.store import Context
 
@@ -26,7 +26,7 @@ async def guessed(context: Context, live: ModelVersion, answers: Answers) -> Con
     """
     rows = np.flatnonzero(context.y < 0)
     seen = await answers.look(context.x[rows])
-    restated = await restated_answers(live, context.x[rows], context.x)
+    restated = await answers.restated(live, context.x[rows], context.x)
     y = context.y.copy()
     y[rows] = balanced_guesses(seen.predicted, restated, seen.confidence)
     return replace(context, y=y)

@@ -57,8 +57,8 @@ class Windows:
         stream: index of the stream each came from, int64 (N,).
         t_ns: Unix time of the first sample, int64 (N,).
         split: `TRAIN`, `HOLDOUT` or `NEITHER`, int64 (N,).
-        served: class that those who answered gave to each labelled window, int64 (N,), -1 for the
-            rest; None in jobs of an older version.
+        served: class that those who answered gave to each labelled window held out, int64 (N,), -1
+            for the rest; None in jobs of an older version.
     """
 
     x: NDArray[np.float32]

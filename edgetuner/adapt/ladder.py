@@ -34,7 +34,7 @@ from edgetuner.metrics import macro_f1
 _LEAD = {"statistics": 3.0}
 
 _COSTLY = ("cores",)  # rungs that need a backward pass
-_LATE = 2.0  # times the gate's p-value: labels that come during training may make up for so much
+_LATE = 4.0  # times the gate's p-value: two labels that come during training may make up for it
 
 _Z = 1.645  # of the normal distribution's 95 %
 
@@ -108,7 +108,8 @@ def climb(
             and (before is not None and gate is not None)
             and _in_vain(best.module, module, material, gate)
         ):
-            report(rung, spared="the gate would still see too little in it")
+            before.facts["spared"] = rung
+            report(rung, spared="half of the errors mended would not satisfy the gate")
             break
         begun = time.perf_counter()
         try:
@@ -205,7 +206,9 @@ def evidence(
 
 
 def hopeless(verdict: Verdict, gate: GateConfig) -> bool:
-    """Whether windows enough say so little for a candidate that a few more will not do."""
+    """Whether windows enough say so little for a candidate that two more will not do: each that it
+    alone gets right about halves the p-value.
+    """
     return verdict.p_value is not None and verdict.p_value > _LATE * gate.max_p_value
 
 

@@ -60,11 +60,13 @@ class Probation:
         compared = np.isin(labelled.row, list(self.right))
         return labelled.take((labelled.version == version) & ~compared)
 
-    def compare(self, windows: Context, previous: NDArray[np.int64]) -> None:
-        """Takes in what the previous version says of labelled windows, (N,), beside what the new
-        one said when they came.
+    def compare(
+        self, windows: Context, kept: NDArray[np.int64], previous: NDArray[np.int64]
+    ) -> None:
+        """Takes in what those who would stay say of labelled windows, (N,), and what those who
+        answered before the swap say.
         """
-        new, old = windows.predicted == windows.y, previous == windows.y
+        new, old = kept == windows.y, previous == windows.y
         pairs = zip(new.tolist(), old.tolist(), strict=True)
         self.right.update(zip(windows.row.tolist(), pairs, strict=True))
 

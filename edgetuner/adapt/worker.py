@@ -99,7 +99,7 @@ def run(job: Job, allow_factories: Sequence[str] = ()) -> dict[str, Any]:
     }
     verdict = evidence(candidate.module, module, material, job.ask.gate, base.manifest.classes)
     if hopeless(verdict, job.ask.gate):  # detectors for it would be in vain
-        return {**facts, "refused": verdict.to_wire(), **_spent(start)}
+        return {**facts, "verdict": verdict.to_wire(), **_spent(start)}
     _report("reference")
     reference, facts["calibrated_on"] = _reference(base, candidate, material, windows, job.ask)
     kept = settings.policy == "retain" or not settings.beside

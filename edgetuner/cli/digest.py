@@ -52,7 +52,8 @@ def model(data: Data) -> str:
     names = (f"{name} {data[name]}" for name in _ALIASES if data.get(name))
     live = f"{_of(data, 'live')} is live"
     if data.get("live_beside"):
-        others = " and ".join(data["live_beside"])
+        beside = data["live_beside"]
+        others = beside if isinstance(beside, str) else " and ".join(beside)
         live = f"{live} and counts {_of(data, 'live_share')}, {others} the rest"
     return f"{live}; {', '.join(names)}"
 
@@ -113,7 +114,7 @@ def counts(data: Data) -> str:
 
 def requested(data: Data) -> str | None:
     """That an operator asked for one, which has not begun."""
-    return "asked for" if data.get("requested") else None
+    return None if data.get("requested") is None else "asked for"
 
 
 def deferred(data: Data) -> str | None:

@@ -47,7 +47,9 @@ def renamed(base: Path, out: Path, prefix: str = "a1") -> str:
     """A version that takes every class of its base for the next one, in a folder `out`; its id."""
     bundle = Bundle.load(base)
     head = {name: np.roll(bundle.weights[name], 1, 0) for name in ("head.weight", "head.bias")}
-    description = bundle.manifest.description.model_copy(update={"parent": bundle.version})
+    description = bundle.manifest.description.model_copy(
+        update={"parent": bundle.version, "adaptation": {"rung": "head"}}
+    )
     tensors = replace(bundle, weights={**bundle.weights, **head})
     return write_bundle(out, tensors, description, prefix=prefix).version
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from edgetuner.adapt.answers import Answers, answers_of, restated_answers  # noqa: E402
+from edgetuner.adapt.answers import Answers, answers_of  # noqa: E402
 from edgetuner.config import Config  # noqa: E402
 from edgetuner.inference import ModelVersion  # noqa: E402
 from edgetuner.pipeline import Pipeline, watch_with  # noqa: E402
@@ -84,14 +85,54 @@ def test_a_version_that_is_not_live_answers_beside_it(version: ModelVersion) -> 
     asyncio.run(scene())
 
 
-def test_statistics_of_the_present_answer_a_change_of_scale(version: ModelVersion) -> None:
-    async def scene() -> None:
-        louder = 3 * X + 4
-        before = (await answers_of(Serving(version), louder) == Y).mean()
-        after = (await restated_answers(version, louder, louder) == Y).mean()
+def test_statistics_of_the_present_answer_a_change_of_scale(
+    play: Callable[[Scene], None],
+) -> None:
+    async def scene(pipeline: Pipeline) -> None:
+        answers, louder = Answers(pipeline), 3 * X + 4
+        before = (await answers.classes(louder) == Y).mean()
+        after = (await answers.restated(pipeline.version, louder, louder) == Y).mean()
         assert after > before + 0.2
-        assert (await answers_of(Serving(version), X)).tolist() == Y.tolist(), (
-            "the version stays as it is"
-        )
+        assert (await answers.classes(X)).tolist() == Y.tolist(), "the version stays as it is"
 
-    asyncio.run(scene())
+    play(scene)
+
+
+def test_versions_that_are_asked_while_they_serve_take_turns(
+    play: Callable[[Scene], None], version: ModelVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads in one module would read each other's embeddings."""
+
+    async def scene(pipeline: Pipeline) -> None:
+        answers, threads = Answers(pipeline), set()
+        predict = version.predict
+
+        def noted(x: Any) -> Any:
+            threads.add(threading.get_ident())
+            return predict(x)
+
+        monkeypatch.setattr(version, "predict", noted)
+        await asyncio.gather(answers.kin(Serving(version), X), answers.classes(X), answers.look(X))
+        assert len(threads) == 1
+        assert (await answers.kin(Serving(version), X)).tolist() == Y.tolist()
+        assert len(await answers.kin(Serving(version), X[:0])) == 0
+
+    play(scene)
+
+
+def test_what_others_helped_with_is_not_theirs(play: Callable[[Scene], None]) -> None:
+    async def scene(pipeline: Pipeline) -> None:
+        entries = [Entry("c", "s", n, n, X[n], n) for n in range(30)]
+        receipts = await pipeline.stored(lambda store: store.add(entries))
+        await pipeline.predict([r.window for r in receipts if r.window is not None])
+        context = await pipeline.context({("c", "s"): 0}, 100)
+        answers = Answers(pipeline)
+        assert answers.fresh(context).all()
+        answers.since = {("c", "s"): 20}
+        assert answers.fresh(context).tolist() == [seq >= 20 for seq in context.seq]
+        context.predicted[:] = 0
+        answered = await answers.on_record(context)
+        assert answered[:20].tolist() == Y[:20].tolist() and not answered[20:].any()
+        assert not len(answers.fresh(context.take(context.seq < 0)))
+
+    play(scene)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ class Stage:
         self.allowed: list[tuple[str, ...]] = []
         self.outcome: Exception | None = None
         self.hopeless: Verdict | None = None
+        self.facts: dict[str, Any] = {}  # of a training
         self.seq = 0
         self.telemetry = open_telemetry((), 1.0)
         self.coordinator = Coordinator(
@@ -92,12 +94,12 @@ class Stage:
         if self.outcome is not None:
             raise self.outcome
         if self.hopeless is not None:
-            result = {"rung": "head", "refused": self.hopeless.to_wire(), "train_seconds": 0.0}
+            result = {"rung": "head", "verdict": self.hopeless.to_wire(), "train_seconds": 0.0}
             job.write_result(result)
             return result
         candidate, prefix = job.path / jobs.CANDIDATE, f"a{len(self.trainings)}"
         version = renamed(job.path / jobs.BASE, candidate, prefix)
-        result = {"version": version, "rung": "head", "train_seconds": 0.0}
+        result = {"version": version, "rung": "head", "train_seconds": 0.0, **self.facts}
         job.write_result(result)
         return result
 
@@ -530,6 +532,60 @@ def test_the_version_before_answers_beside_a_new_one_until_it_is_taken_back(
         assert stage.registry.aliases == Aliases(stage.champion, None, candidate)
 
     play(scene, adapt={"beside": True})
+
+
+def test_a_rung_that_failed_is_no_refusal(play: Callable[..., None]) -> None:
+    """The facts of the last rung say which ones before it did not fit a budget."""
+
+    async def scene(stage: Stage) -> None:
+        stage.facts = {"refused": {"cores": "the training process holds too much"}}
+        await stage.swapped()
+
+    play(scene)
+
+
+def test_on_probation_the_version_before_answers_as_well(play: Callable[..., None]) -> None:
+    async def scene(stage: Stage) -> None:
+        first = await stage.swapped()
+        await stage.see(12)
+        await stage.coordinator.consider()
+        assert stage.registry.aliases.champion == first
+        stage.now += 1000
+        await stage.see(36, shift=2)
+        stage.drift()
+        await stage.coordinator.consider()
+        serving = stage.pipeline.serving
+        assert [version.id for version in serving.beside] == [stage.champion, first]
+        await stage.see(12, shift=2)
+        await stage.coordinator.consider()
+        assert stage.registry.aliases.champion == serving.version.id
+        assert [version.id for version in stage.pipeline.serving.beside] == [stage.champion]
+
+    play(scene, adapt={"beside": True, "reuse": 0})
+
+
+def test_what_the_version_before_helps_with_does_not_prove_the_new_one(
+    play: Callable[..., None],
+) -> None:
+    """Labels speak for the version before, which answers for the new one as long as it is there."""
+
+    async def scene(stage: Stage) -> None:
+        first = await stage.swapped()
+        await stage.see(12)
+        await stage.coordinator.consider()
+        stage.now += 1000
+        proven = stage.pipeline.serving
+        await stage.pipeline.swap(replace(proven, shares=(0.95, 0.05)))  # labels spoke for it
+        await stage.see(36, shift=2)
+        stage.drift()
+        await stage.coordinator.consider()
+        assert stage.coordinator.state == "probation"
+        await stage.see(6, shift=1)  # what the first one knows comes back
+        await stage.see(6, shift=1)
+        await stage.coordinator.consider()
+        assert stage.told("rollback")["version"] == first
+
+    play(scene, adapt={"beside": True, "reuse": 0})
 
 
 def test_a_drift_that_is_found_on_probation_is_answered_by_a_rollback(

@@ -41,7 +41,7 @@ def test_every_window_that_the_new_version_predicted_is_compared_once() -> None:
     windows = labelled([3, 5, 6, 9], y=[0, 1, 2, 2], predicted=[0, 0, 2, 2], versions="bbab")
     unseen = one.unseen(windows, "b")
     assert unseen.row.tolist() == [3, 5, 9], "the version before predicted one of them"
-    one.compare(unseen, np.array([0, 1, 0]))
+    one.compare(unseen, unseen.predicted, np.array([0, 1, 0]))
     assert one.right == {3: (True, True), 5: (False, True), 9: (True, False)}
     assert (one.wins, one.losses) == (1, 1)
     assert len(one.unseen(windows, "b")) == 0

@@ -88,7 +88,7 @@ def test_a_candidate_that_the_gate_would_refuse_is_not_finished(
     made = Job.create(tmp_path, ask, wave_bundle, perfect)
     monkeypatch.setattr(worker, "calibrate", None)  # not asked for
     result = worker.run(made)
-    refused = Verdict(**result["refused"])
+    refused = Verdict(**result["verdict"])
     assert not refused.passed and refused.champion_f1 == 1.0
     assert refused.windows == (windows().split[windows().y >= 0] == HOLDOUT).sum()
     assert result["rungs"] and "version" not in result
