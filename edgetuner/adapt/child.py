@@ -39,7 +39,7 @@ async def train(
 
     Raises:
         BudgetError: it was killed for its memory or its time.
-        AdaptationError: it ended without a candidate.
+        AdaptationError: it failed.
     """
     settings = job.ask.settings
     process = await _start(job, allow_factories)

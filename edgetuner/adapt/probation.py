@@ -25,7 +25,7 @@ class Probation:
     Attributes:
         previous: who answered before, kept in memory; they predict the labelled windows too.
         starts: first sequence number of each stream after the swap.
-        shared: whether an earlier version answers beside the new one.
+        shared: whether an earlier version stays beside the new one.
         windows: predicted since the swap.
         right: row of a labelled window -> (new version right, previous version right).
     """

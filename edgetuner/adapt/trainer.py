@@ -73,7 +73,7 @@ class Trainer:
             allow_factories: names of model factories that the operator trusts now.
 
         Raises:
-            AdaptationError: it ended without a candidate, or by `stop`.
+            AdaptationError: it failed, or was ended by `stop`.
         """
         self._telemetry.phase("train")
         self.progress.begin()

@@ -1,4 +1,5 @@
-"""The training process: one job in, one candidate out, then gone, and its memory with it.
+"""The training process: one job in, a candidate out or why there is none, then gone, and its memory
+with it.
 
     python -m edgetuner.adapt.worker JOB [--allow-factory NAME ...]
 
@@ -116,7 +117,7 @@ def _spent(start: float) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; 0 with a candidate, the error's own exit code without."""
+    """Entry point; 0 if the job was done, the error's own exit code if not."""
     try:
         options = _parser().parse_args(argv)
     except UsageError as error:  # there is no job to leave it in
