@@ -11,6 +11,7 @@ in points of macro-F1, positive where full fine-tuning is ahead; what was not me
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import multiprocessing
 from collections.abc import Sequence
@@ -213,14 +214,24 @@ def _write(path: Path, rows: Sequence[Row], rates: Rates) -> None:
         for row in rows
     ]
     result = {"rows": short, "learning_rates": chosen, "summary": summary(rows)}
-    path.write_text(json.dumps(result, separators=(",", ":")) + "\n")
-    path.with_suffix(".md").write_text(page(rows))
-    picture(rows, path.with_suffix(".png"))
+    text = json.dumps(result, separators=(",", ":")) + "\n"
+    packed = path.suffix == ".gz"
+    path.write_bytes(gzip.compress(text.encode(), mtime=0) if packed else text.encode())
+    beside = path.with_suffix("") if packed else path
+    beside.with_suffix(".md").write_text(page(rows))
+    picture(rows, beside.with_suffix(".png"))
+
+
+def result_of(path: Path) -> dict[str, Any]:
+    """What `--json` left in a file; one that ends in .gz is packed."""
+    data = path.read_bytes()
+    result: dict[str, Any] = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
+    return result
 
 
 def _before(path: Path) -> tuple[list[Row], Rates]:
     """What an earlier run left in the file."""
-    result = json.loads(path.read_text())
+    result = result_of(path)
     chosen = result["learning_rates"]
     return result["rows"], {(one["backbone"], one["dataset"]): one["rates"] for one in chosen}
 
@@ -244,7 +255,9 @@ def _parser() -> argparse.ArgumentParser:
         help="go on with what --json holds: settings and seeds that are missing",
     )
     parser.add_argument(
-        "--json", type=Path, help="where rows and summary go, with a table and a picture beside"
+        "--json",
+        type=Path,
+        help="where rows and summary go (packed if it ends in .gz), a table and a picture beside",
     )
     return parser
 

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from benchmarks import detection
+from benchmarks.accuracy import result_of
 from benchmarks.bouts import Bouts
 from benchmarks.homes import Home, home
 from benchmarks.live import live
@@ -233,7 +234,7 @@ def _source(case: Home) -> Iterator[ModelVersion]:
 
 def learning_rate(dataset: str, backbone: str) -> float:
     """Of full fine-tuning, as `benchmarks.accuracy` chose it for this data set and backbone."""
-    chosen = json.loads((RESULTS / "accuracy.json").read_text())["learning_rates"]
+    chosen = result_of(RESULTS / "accuracy.json.gz")["learning_rates"]
     rates = {(one["dataset"], one["backbone"]): one["rates"] for one in chosen}
     return float(rates.get((dataset, backbone), {"full": 1e-3})["full"])
 

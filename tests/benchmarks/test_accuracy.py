@@ -1,4 +1,3 @@
-import json
 import sys
 from dataclasses import replace
 
@@ -211,14 +210,15 @@ def test_the_command_takes_a_set_of_ones_own(shift, tmp_path, monkeypatch, capsy
 
     monkeypatch.setattr(accuracy, "ProcessPoolExecutor", Inline)
     monkeypatch.setattr(accuracy, "_quietly", lambda: None)
-    path = tmp_path / "accuracy.json"
+    path = tmp_path / "accuracy.json.gz"
+    beside = tmp_path / "accuracy.json"
     arguments = ["--data", shift.dataset, "--source", "position=0", "--target", "position=1"]
     arguments += ["--backbones", "small_cnn", "--budgets", "5,all", "--seeds", "1"]
     arguments += ["--methods", "full,ladder", "--json", str(path)]
     monkeypatch.setattr(sys, "argv", ["accuracy", *arguments])
     accuracy.main()
-    assert path.with_suffix(".md").exists() and path.with_suffix(".png").exists()
-    rows = json.loads(path.read_text())["rows"]
+    assert beside.with_suffix(".md").exists() and beside.with_suffix(".png").exists()
+    rows = accuracy.result_of(path)["rows"]
     assert [(r["labels_per_class"], r["method"]) for r in rows] == [
         (budget, method) for budget in (5, None) for method in ("full", "ladder")
     ]
@@ -226,7 +226,7 @@ def test_the_command_takes_a_set_of_ones_own(shift, tmp_path, monkeypatch, capsy
 
     monkeypatch.setattr(sys, "argv", ["accuracy", *arguments, "--resume", "--seeds", "2"])
     accuracy.main()
-    further = json.loads(path.read_text())["rows"]
+    further = accuracy.result_of(path)["rows"]
     assert further[: len(rows)] == rows, "what was measured is not measured again"
     assert [row["seed"] for row in further] == [0] * 4 + [1] * 4
-    assert "2 seeds each" in path.with_suffix(".md").read_text()
+    assert "2 seeds each" in beside.with_suffix(".md").read_text()
