@@ -82,8 +82,9 @@ class Pipeline:
         Raises:
             StoreError: they cannot be recorded.
         """
-        predicted, findings = await self.infer(windows)
-        return await self.record(predicted), findings
+        inferred, findings = await self.infer(windows)
+        predicted, more = await self.record(inferred)
+        return predicted, findings + more
 
     async def infer(self, windows: Sequence[Window]) -> tuple[list[Predicted], list[Finding]]:
         """Predicts a batch on the live version and watches for drift; nothing is on record yet."""
@@ -105,8 +106,14 @@ class Pipeline:
             for entry, receipt in zip(entries, receipts, strict=True)
             if receipt.outcome == "stored" and receipt.predicted is not None
         ]
+        return receipts, await self._hear(told)
+
+    async def _hear(self, told: Sequence[Told]) -> list[Finding]:
+        """What labels say of those who answer, each told once."""
+        if not told:
+            return []
         if not self._serving.beside:
-            return receipts, await self.modelled(lambda: self._watch_labels(told))
+            return await self.modelled(lambda: self._watch_labels(told))
         findings: list[Finding] = []
         for start in range(0, len(told), _TURN):
             some = told[start : start + _TURN]
@@ -115,7 +122,7 @@ class Pipeline:
             findings += await self.modelled(
                 lambda some=some, x=x, held=held: self._weigh(some, x, held)  # type: ignore[misc]
             )
-        return receipts, findings
+        return findings
 
     def _weigh(
         self, told: Sequence[Told], x: NDArray[np.float32], held: NDArray[np.bool_]
@@ -142,18 +149,34 @@ class Pipeline:
                 findings += self._monitor.label(key, entry.seq, entry.label, receipt.predicted)
         return findings
 
-    async def record(self, predicted: Sequence[Predicted]) -> list[Predicted]:
-        """Puts predictions on record and returns those that are the first of their window.
+    async def record(self, predicted: Sequence[Predicted]) -> tuple[list[Predicted], list[Finding]]:
+        """Puts predictions on record and returns those that are the first of their window, and what
+        is found by labels that were quicker than they.
 
         Raises:
             StoreError: the disk is full or fails; nothing is on record, and it may be tried again.
         """
-        first = await self.stored(
-            lambda store: store.record(
+        waiting = [p.window.row for p in predicted if p.window.label is None]
+
+        def recorded(store: Store) -> tuple[list[bool], dict[int, int]]:
+            quicker = store.labels(waiting)  # those that come from here on find a prediction
+            return store.record(
                 Prediction(p.window.row, p.predicted, p.confidence, p.version) for p in predicted
+            ), quicker
+
+        first, quicker = await self.stored(recorded)
+        known = [p for p, new in zip(predicted, first, strict=True) if new]
+        told = [
+            (
+                LabelEntry(
+                    p.window.client, p.window.stream, p.window.seq, quicker[p.window.row], 0
+                ),
+                LabelReceipt("stored", True, p.window.row, p.predicted, p.version),
             )
-        )
-        return [p for p, new in zip(predicted, first, strict=True) if new]
+            for p in known
+            if p.window.row in quicker
+        ]
+        return known, await self._hear(told)
 
     async def unpublished(self) -> list[Predicted]:
         """Predictions on record that may not have gone out before a crash."""

@@ -114,12 +114,12 @@ class Predictor:
 
     async def _predict(self, windows: Sequence[Window]) -> list[Predicted]:
         inferred, findings = await self._pipeline.infer(windows)
-        predicted = await self._record(inferred)
+        predicted, more = await self._record(inferred)
         self.predicted += len(predicted)
-        await self._publish(predicted, findings)
+        await self._publish(predicted, findings + more)
         return predicted
 
-    async def _record(self, inferred: Sequence[Predicted]) -> list[Predicted]:
+    async def _record(self, inferred: Sequence[Predicted]) -> tuple[list[Predicted], list[Finding]]:
         """Waits for a full disk: these windows are acknowledged, and giving up would lose them."""
         while True:
             try:

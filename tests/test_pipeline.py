@@ -157,6 +157,33 @@ def test_labels_weigh_only_who_answered_their_windows(
     play(scene)
 
 
+def test_a_label_that_is_quicker_than_the_prediction_counts_once(
+    play: Callable[[Scene], None], wave_bundle: Path
+) -> None:
+    async def scene(pipeline: Pipeline) -> None:
+        other = ModelVersion.load(wave_bundle)
+        other.id = "other"
+        with torch.no_grad():
+            for weight in other._module.get_submodule("head").parameters():
+                weight.copy_(weight.roll(1, 0))
+        await pipeline.swap(Serving(other, (pipeline.version,)))
+        windows = await stored(pipeline, 6)
+        inferred, _ = await pipeline.infer(windows)
+        said = [LabelEntry("c", "s", n, waves.label_of(n), n) for n in range(6)]
+        await pipeline.label(said[:4])
+        assert pipeline.serving.shares == (0.5, 0.5), "nobody has answered on record"
+        recorded, _ = await pipeline.record(inferred)
+        assert len(recorded) == 6
+        after_four = pipeline.serving.shares
+        assert after_four[0] < 0.4
+        await pipeline.label(said[:4])
+        assert pipeline.serving.shares == after_four
+        await pipeline.label(said[4:])
+        assert pipeline.serving.shares[0] < after_four[0]
+
+    play(scene)
+
+
 def test_drift_is_found(play: Callable[[Scene], None]) -> None:
     async def scene(pipeline: Pipeline) -> None:
         kinds = []

@@ -151,7 +151,7 @@ def test_a_full_disk_delays_predictions_and_loses_none(
         monkeypatch.setattr(module, "_RETRY_S", 0.0)
         full, record = iter([True, True, False]), pipeline.record
 
-        async def failing(predicted: Sequence[Predicted]) -> list[Predicted]:
+        async def failing(predicted: Sequence[Predicted]) -> Any:
             if next(full, False):
                 raise StoreError("database or disk is full", field="windows.db")
             return await record(predicted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import stat
 from collections.abc import AsyncIterator, Iterator
@@ -380,7 +381,10 @@ async def turned_away(socket: Any) -> None:
     """Waits until the service has turned the connection down."""
     monitor = socket.get_monitor_socket()
     # Once more: it may have been turned down before anybody looked, and some ends are for good.
-    socket.connect(endpoint(socket))
+    address = endpoint(socket)
+    with contextlib.suppress(zmq.ZMQError):  # nothing is left of it
+        socket.disconnect(address)
+    socket.connect(address)
     event = None
     while event not in _TURNED_AWAY:
         message = await asyncio.wait_for(monitor.recv_multipart(), _GIVE_UP_S)

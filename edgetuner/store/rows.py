@@ -116,6 +116,14 @@ def _newest(
     )
 
 
+def labels(database: Database, rows: Sequence[int]) -> dict[int, int]:
+    """Class index of those rows that have a label."""
+    found = {
+        row: database.value("SELECT label FROM main.window WHERE row = ?", (row,)) for row in rows
+    }
+    return {row: label for row, label in found.items() if label is not None}
+
+
 def samples(
     database: Database, task: Task, rows: Sequence[int]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

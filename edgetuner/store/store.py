@@ -231,6 +231,10 @@ class Store:
         """Samples (N, C, T) of some rows, and which of them are still held (N,)."""
         return rows.samples(self._database, self._task, of)
 
+    def labels(self, of: Sequence[int]) -> dict[int, int]:
+        """Class index of those of some rows that have a label."""
+        return rows.labels(self._database, of)
+
     def count_labels(self, starts: Mapping[Key, int]) -> NDArray[np.int64]:
         """Labelled windows per class, (K,), among those that `context` would return."""
         return rows.count_labels(self._database, self._task, self._ids(), starts)
