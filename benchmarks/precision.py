@@ -38,7 +38,7 @@ from edgetuner.peft.lora_edge import LoraEdge
 from edgetuner.peft.plan import Course
 
 LABELS_PER_CLASS = 10
-SETTINGS = AdaptConfig()
+SETTINGS = AdaptConfig(steps=60)
 _WHOLE = Course(SETTINGS.batch_size, cached=False, peak_bytes=0)
 
 

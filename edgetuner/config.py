@@ -270,7 +270,12 @@ class AdaptConfig(_Section):
         description="also train the shifts of the batch norms among these layers, the last ones, "
         "as far as trained_fraction allows",
     )
-    steps: int = Field(default=60, ge=1, description="optimiser steps of the cores")
+    steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="optimiser steps of the cores; null: 30, and 3 more a convolution that they "
+        "adapt, 60 at most",
+    )
     batch_size: int = Field(default=64, ge=1, description="windows a step")
     learning_rate: float = Field(
         default=1.5,

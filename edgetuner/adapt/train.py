@@ -19,6 +19,7 @@ from edgetuner.peft.prefix import PrefixCache
 
 WARM_UP = 0.1  # share of the steps
 _MOST = 0.15  # of a kernel in a step, however few there are
+_STEPS, _STEPS_A_LAYER, _STEPS_AT_MOST = 30, 3, 60  # three layers are there before eleven are
 # Beta and head start near a solution, so they move slower than the cores, which start at zero.
 _RATES = {"cores": 1.0, "batch_norm_beta": 0.5, "head": 0.2}
 
@@ -44,7 +45,8 @@ def train_cores(
         adapter: at step 0; its trainables are changed in place.
         x: normalised windows, float32 (N, C, T).
         y: class indices, int64 (N,).
-        settings: steps, batch_size, learning_rate (peak, of the cores), label_smoothing, seed.
+        settings: steps (by `steps_of` if None), batch_size, learning_rate (peak, of the cores),
+            label_smoothing, seed.
         report: called with the step and its loss.
         course: micro-batch and cache, which change what a step costs and not what it does; whole
             batches and no cache if None.
@@ -71,8 +73,9 @@ def train_cores(
         )
     else:
         gradient = Gradient(forward, settings.batch_size, settings.label_smoothing)
+    steps = settings.steps or steps_of(len(adapter.layers))
     losses = []
-    for step in range(settings.steps):
+    for step in range(steps):
         rows = torch.multinomial(weights, settings.batch_size, replacement=True, generator=draw)
         optimiser.zero_grad()
         # no batch norm couples the windows: the parts' gradients add up to that of the whole
@@ -86,10 +89,15 @@ def train_cores(
                 value=loss,
                 remedy="lower adapt.learning_rate; the champion stays",
             )
-        optimiser.step(_schedule(step, settings.steps))
+        optimiser.step(_schedule(step, steps))
         losses.append(loss)
         report(step, loss)
     return losses
+
+
+def steps_of(layers: int) -> int:
+    """How many steps the cores of so many convolutions get, where none were asked for."""
+    return min(_STEPS + _STEPS_A_LAYER * layers, _STEPS_AT_MOST)
 
 
 def _rates(adapter: LoraEdge, rate: float) -> list[tuple[list[torch.nn.Parameter], float]]:

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
 
-from edgetuner.adapt.train import train_cores  # noqa: E402
+from edgetuner.adapt.train import steps_of, train_cores  # noqa: E402
 from edgetuner.bundle import Bundle  # noqa: E402
 from edgetuner.config import AdaptConfig  # noqa: E402
 from edgetuner.errors import AdaptationError  # noqa: E402
@@ -40,6 +40,14 @@ def test_the_loss_falls_and_every_step_is_told(adapter: LoraEdge) -> None:
     assert told == list(enumerate(losses)) and len(losses) == 20
     assert losses[-1] < losses[0] / 2
     assert adapter.core_norm() > 0
+
+
+def test_fewer_layers_take_fewer_steps(wave_bundle: Path) -> None:
+    base = build_module(Bundle.load(wave_bundle))
+    adapter = LoraEdge(base, rank=4, layers=["features.conv2", "features.conv3"])
+    settings = SETTINGS.model_copy(update={"steps": None})
+    assert len(train_cores(adapter, *data(), settings, lambda *step: None)) == steps_of(2) == 36
+    assert [steps_of(layers) for layers in (1, 3, 10, 11, 52)] == [33, 39, 60, 60, 60]
 
 
 def test_the_same_seed_gives_the_same_cores(wave_bundle: Path) -> None:
