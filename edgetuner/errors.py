@@ -175,6 +175,15 @@ class TelemetryError(EdgetunerError):
     code, exit_code = "telemetry", 69
 
 
+def missing_torch() -> UnavailableError:
+    """What to tell whoever needs torch and has none."""
+    return UnavailableError(
+        "is not installed, and is needed here",
+        field="torch",
+        remedy="on a Jetson install NVIDIA's build, elsewhere: pip install 'edgetuner[torch]'",
+    )
+
+
 def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _MAX_VALUE_CHARS else text[: _MAX_VALUE_CHARS - 1] + "…"

@@ -171,7 +171,7 @@ def choose_device(wanted: str) -> str:
     """
     if wanted == "cpu":
         return "cpu"
-    reason = _cuda_fault()
+    reason = cuda_fault()
     if reason is None:
         return "cuda"
     if wanted == "cuda":
@@ -184,7 +184,8 @@ def choose_device(wanted: str) -> str:
     return "cpu"
 
 
-def _cuda_fault() -> str | None:
+def cuda_fault() -> str | None:
+    """Why no convolution runs on CUDA, in words; None if one does."""
     if not torch.cuda.is_available():
         return "torch finds no CUDA device"
     try:
@@ -194,3 +195,8 @@ def _cuda_fault() -> str | None:
     except RuntimeError as error:
         return str(error).splitlines()[0]
     return None
+
+
+def torch_build() -> str:
+    """The version of torch, which names its build too."""
+    return torch.__version__

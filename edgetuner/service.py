@@ -32,7 +32,7 @@ from edgetuner.registry import Registry
 from edgetuner.serving import Serving
 from edgetuner.store import Store
 from edgetuner.telemetry import open_telemetry
-from edgetuner.transport import ROUTER, SUB, XPUB, Sockets, load_key_pair
+from edgetuner.transport import ROUTER, SUB, XPUB, Sockets
 
 _DRAIN_S = 20.0  # how long SIGTERM waits for windows that are acknowledged but not predicted yet
 _START_S = 120.0  # the first CUDA context after a boot is slow
@@ -82,7 +82,7 @@ class Service:
         config = self.config
         self._notify.extend(_START_S)
         stack.enter_context(_alone_in(config.state_dir))
-        self._sockets = stack.enter_context(contextlib.closing(_sockets(config)))
+        self._sockets = stack.enter_context(contextlib.closing(Sockets.secured(config.security)))
         await self._sockets.start()
         self._bind()
         self._telemetry = stack.enter_context(
@@ -375,15 +375,6 @@ class Service:
 
     async def _models_rollback(self, params: Why) -> dict[str, Any]:
         return {"live": await self._coordinator.rollback(params.reason)}
-
-
-def _sockets(config: Config) -> Sockets:
-    key_file = config.security.server_key_file
-    return Sockets(
-        None if key_file is None else load_key_pair(key_file),
-        sensors=config.security.sensors_dir,
-        operators=config.security.operators_dir,
-    )
 
 
 def _store(config: Config, version: ModelVersion) -> Store:

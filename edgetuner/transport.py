@@ -22,6 +22,7 @@ import zmq
 import zmq.asyncio
 from zmq.auth.asyncio import AsyncioAuthenticator
 
+from edgetuner.config import SecurityConfig
 from edgetuner.connect import (
     DEALER,
     POLLIN,
@@ -112,6 +113,16 @@ class Sockets:
         self._open: list[AsyncSocket] = []
         self._ipc_paths: list[Path] = []
         self._client_names: dict[str, str] = {}
+
+    @classmethod
+    def secured(cls, security: SecurityConfig) -> Sockets:
+        """With the keys that are configured, if any. Raises ConfigError, AccessError."""
+        key_file = security.server_key_file
+        return cls(
+            None if key_file is None else load_key_pair(key_file),
+            sensors=security.sensors_dir,
+            operators=security.operators_dir,
+        )
 
     async def start(self) -> None:
         """Starts the authenticator where keys are configured; call it before the first bind."""

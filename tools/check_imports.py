@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
     frozenset({"cli"}),
-    frozenset({"service", "replay", "simulate"}),
+    frozenset({"service", "replay", "simulate", "doctor"}),
     frozenset({"pipeline", "adapt", "client", "ingest", "control", "publisher", "predictor"}),
     frozenset({"store", "inference", "serving", "registry", "transport", "connect", "pretrain"}),
     frozenset({"bundle", "protocol", "config", "data", "recordings", "factories", "augment"}),

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 
 from edgetuner import __version__
-from edgetuner.cli import bundles, operate, recordings, serve
+from edgetuner.cli import bundles, doctor, operate, recordings, serve
 from edgetuner.cli.options import Help, Parser
 from edgetuner.cli.output import complain
-from edgetuner.errors import EdgetunerError, UnavailableError
+from edgetuner.errors import EdgetunerError, missing_torch
 
 _EPILOG = """\
 exit codes (sysexits.h):
@@ -29,12 +29,6 @@ environment:
   NO_COLOR           no colours
 """
 
-_NO_TORCH = UnavailableError(
-    "is not installed, and this command needs it",
-    field="torch",
-    remedy="on a Jetson install NVIDIA's build, elsewhere: pip install 'edgetuner[torch]'",
-)
-
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
@@ -46,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"edgetuner {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for part in (serve, operate, bundles, recordings):
+    for part in (serve, doctor, operate, bundles, recordings):
         part.add_commands(commands)
     return top
 
@@ -66,8 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        complain(_NO_TORCH, as_json="--json" in arguments)
-        return _NO_TORCH.exit_code
+        missing = missing_torch()
+        complain(missing, as_json="--json" in arguments)
+        return missing.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `edgetuner tail | head`

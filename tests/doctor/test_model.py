@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from edgetuner.bundle import Bundle
+from edgetuner.config import parse_config
+from edgetuner.doctor import model
+from edgetuner.errors import BundleError, ConfigError, ModelError
+from edgetuner.inference import ModelVersion
+from edgetuner.registry import Registry
+
+
+def test_what_a_prediction_takes_is_measured(wave_bundle: Path, tmp_path: Path) -> None:
+    config = parse_config({"bundle": str(wave_bundle), "state_dir": str(tmp_path / "state")})
+    (found,) = model.model(config)
+    assert found.state == "ok" and found.facts["predict_ms"] > 0
+    assert found.facts["version"] == Bundle.load(wave_bundle).version
+    assert not (tmp_path / "state").exists()
+
+
+def test_the_champion_is_looked_at_before_the_bundle(wave_bundle: Path, tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "models")
+    config = parse_config({"bundle": "/nowhere", "state_dir": str(tmp_path)})
+    assert model.model_path(config) == Path("/nowhere"), "there is no champion yet"
+    registry.start_champion(registry.add(wave_bundle))
+    assert model.model_path(config).parent == tmp_path / "models/versions"
+
+
+def test_without_any_model_the_key_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="bundle"):
+        list(model.model(parse_config({"state_dir": str(tmp_path)})))
+
+
+def test_a_bundle_that_was_altered_is_refused(wave_bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(wave_bundle, tmp_path / "b")
+    weights = tmp_path / "b/weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    with pytest.raises(BundleError):
+        list(model.model(parse_config({"bundle": str(tmp_path / "b"), "state_dir": "/x"})))
+
+
+def test_a_device_that_says_something_else_is_found_out(wave_bundle: Path) -> None:
+    config = parse_config({"bundle": str(wave_bundle)})
+    version = ModelVersion.load(wave_bundle)
+    x = version.bundle.exemplar_x.astype("float32")
+    assert model._agrees(version, wave_bundle, config, x).facts["off"] == 0
+    version._mean += 0.1
+    with pytest.raises(ModelError, match="other logits"):
+        model._agrees(version, wave_bundle, config, x)
+
+
+def test_a_device_that_is_demanded_has_to_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    found = model.device(parse_config({}))
+    assert found.state == "note" and "no CUDA device" in found.said
+    plain = {"inference": {"device": "cpu"}, "adapt": {"device": "cpu"}}
+    assert model.device(parse_config(plain)).state == "ok"
+    with pytest.raises(ModelError, match="convolution"):
+        model.device(parse_config({"inference": {"device": "cuda"}}))
