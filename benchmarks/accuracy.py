@@ -237,7 +237,10 @@ def _before(path: Path) -> tuple[list[Row], Rates]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("--quick", action="store_true", help="one set, one backbone, two budgets")
     parser.add_argument("--data", type=Path, help="an .npz of your own, with --source and --target")
     parser.add_argument("--source", default="", help="selectors, such as position=0")

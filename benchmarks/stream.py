@@ -303,7 +303,10 @@ def write(path: Path, rows: list[Row]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("--quick", action="store_true", help="one set, the small CNN, minutes")
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--detection-only", action="store_true", help="adapt nothing")

@@ -61,7 +61,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: unreadable, or not YAML with a mapping.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        _refuse_twice(yaml.compose(text, Loader=yaml.SafeLoader), path)
+        raw = yaml.safe_load(text)
     except OSError as error:
         raise ConfigError(
             "cannot be read",
@@ -84,3 +86,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
             remedy="write `key: value`",
         )
     return raw or {}
+
+
+def _refuse_twice(node: yaml.Node | None, path: Path) -> None:
+    """YAML wants keys to be different, and its reader takes the last one without a word."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_twice(item, path)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: set[str] = set()
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.value in seen:
+            raise ConfigError(
+                "a key is given twice",
+                field=f"{path}: line {key.start_mark.line + 1}",
+                value=key.value,
+                remedy="keep one of them",
+            )
+        seen.add(str(key.value))
+        _refuse_twice(value, path)

@@ -208,6 +208,12 @@ def read_manifest(path: str | Path) -> Manifest:
     Raises:
         BundleError: it is missing, unreadable, of another schema version, or altered.
     """
+    if not Path(path).is_dir():
+        raise BundleError(
+            "is missing, or no folder",
+            field=str(path),
+            remedy="name the one that `edgetuner bundle create` made",
+        )
     file = Path(path) / MANIFEST
     content = _parse_json(_read(file, _MAX_MANIFEST_BYTES), file)
     found = content.get("schema_version")

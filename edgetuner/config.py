@@ -28,9 +28,15 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 def _seconds(value: Any) -> Any:
     """Takes `90`, `90s`, `15min`, `6h` or `7d`."""
-    if isinstance(value, str) and (match := _DURATION.match(value.strip())):
+    if not isinstance(value, str):
+        return value
+    match = _DURATION.match(value.strip())
+    if match is not None:
         return float(match[1]) * _SECONDS[match[2]]
-    return value
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError("is no duration: write 90, 90s, 15min, 6h or 7d") from None
 
 
 _S = TypeVar("_S", bound="_Section")
@@ -351,7 +357,7 @@ class GateConfig(_Section):
         gt=0,
         lt=1,
         description="of McNemar's exact one-sided test against the champion: chance that the gain "
-        "is none. Halved after each refusal, until a version has proved itself",
+        "is none. After n refusals in a row this / (n + 1), until a version has proved itself",
     )
     max_class_loss: float = Field(
         default=0.2,

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgetuner import protocol
-from edgetuner.errors import EdgetunerError, ProtocolError, UsageError
+from edgetuner.errors import EdgetunerError, ProtocolError, UsageError, unexpected
 from edgetuner.protocol import REQUEST, Reply, Request
 from edgetuner.transport import AsyncSocket, Received, receive_batch, send_now
 
@@ -68,6 +68,8 @@ class Control:
             return Reply(id=name, result=await self._call(request))
         except EdgetunerError as error:
             return Reply(id=name, error=error.to_wire())
+        except Exception as error:  # one call, and not the service
+            return Reply(id=name, error=unexpected(error).to_wire())
 
     async def _call(self, request: Request) -> dict[str, Any]:
         if request.method not in self._methods:

@@ -212,11 +212,13 @@ class WindowSet:
         if not isinstance(position, str):
             return int(position)
         if position not in self.positions:
+            names = (
+                f"choose one of {', '.join(self.positions)}"
+                if self.positions
+                else ("they are numbered: write position=0, or name them in `positions`")
+            )
             raise DataError(
-                "is no position of these windows",
-                field="position",
-                value=position,
-                remedy=f"choose one of {list(self.positions)}",
+                "is no position of these windows", field="position", value=position, remedy=names
             )
         return self.positions.index(position)
 

@@ -175,6 +175,22 @@ class TelemetryError(EdgetunerError):
     code, exit_code = "telemetry", 69
 
 
+def unexpected(error: Exception) -> EdgetunerError:
+    """An error from outside this tree where it must not end more than what was asked for: its kind,
+    its words, and where it came from.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = None if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+    return EdgetunerError(
+        "failed in a way that nobody foresaw",
+        field=place,
+        value=f"{type(error).__name__}: {error}",
+        remedy="report it, with this line",
+    )
+
+
 def missing_torch() -> UnavailableError:
     """What to tell whoever needs torch and has none."""
     return UnavailableError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,9 +75,10 @@ class ModelVersion:
         self.id = bundle.manifest.version
         self.classes = bundle.manifest.classes
         self._device = torch.device(device)
-        self._module = build_module(bundle, allow_factories).to(self._device).eval()
-        self._mean = torch.from_numpy(bundle.mean).reshape(1, -1, 1).to(self._device)
-        self._std = torch.from_numpy(bundle.std).reshape(1, -1, 1).to(self._device)
+        with _translated(self.id):
+            self._module = build_module(bundle, allow_factories).to(self._device).eval()
+            self._mean = torch.from_numpy(bundle.mean).reshape(1, -1, 1).to(self._device)
+            self._std = torch.from_numpy(bundle.std).reshape(1, -1, 1).to(self._device)
         self.reference = Reference.from_arrays(bundle.reference)
         self.sensor = SensorProfile.from_arrays(bundle.sensor)
 
@@ -109,8 +111,12 @@ class ModelVersion:
         return version
 
     def predict(self, x: NDArray[np.float32]) -> Outputs:
-        """Runs raw windows x, (N, C, T) in physical units, through normalisation and model."""
-        with torch.inference_mode():
+        """Runs raw windows x, (N, C, T) in physical units, through normalisation and model.
+
+        Raises:
+            ModelError: the device fails: no memory.
+        """
+        with _translated(self.id), torch.inference_mode():
             raw = torch.from_numpy(np.ascontiguousarray(x)).to(self._device)
             logits, embeddings = embed(
                 self._module, (raw - self._mean) / self._std, self.manifest.backbone.head
@@ -149,6 +155,20 @@ class ModelVersion:
                 field=self.id,
                 remedy="restore the bundle from its source, or roll back",
             )
+
+
+@contextlib.contextmanager
+def _translated(version: str) -> Iterator[None]:
+    """What torch raises where a device fails, which on some boards is not even named for it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        raise ModelError(
+            "cannot run here",
+            field=version,
+            value=(str(error) or type(error).__name__).splitlines()[0],
+            remedy="free some memory, or set inference.device: cpu",
+        ) from error
 
 
 def limit_threads(threads: int) -> None:

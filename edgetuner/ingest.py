@@ -38,7 +38,7 @@ _RATE_TOLERANCE = 0.02  # of the sampling rate; a sensor's own clock is off by l
 _RATE_SPAN_S = 10.0
 # Standard deviations from the source's mean: beyond any sensor, and far below float32's limit.
 _SANE = 1e6
-_KEPT = 8192  # recovered predictions that wait for their clients to come back
+_KEPT = 8192  # predictions that wait for their client to come back, or to take them
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Ingest:
         self._on_windows = on_windows
         self._on_labels = on_labels
         self._listeners: dict[str, bytes] = {}  # client that wants predictions -> its routing id
-        self._recovered: deque[tuple[str, list[bytes]]] = deque(maxlen=_KEPT)
+        self._recovered: dict[str, deque[list[bytes]]] = {}  # client -> what it has yet to take
         self._recent: defaultdict[tuple[str, str], deque[float]] = defaultdict(deque)
         self.counts: Counter[str] = Counter(
             {"windows": 0, "labels": 0, "relabelled": 0, "duplicates": 0, "lost": 0, "refused": 0}
@@ -103,19 +103,29 @@ class Ingest:
                     self._understand(m._replace(frames=m.frames[1:]), m.frames[0]) for m in batch
                 ]
             await self._take([arrival for arrival in arrivals if arrival is not None])
+            self._send_recovered()
 
     def send_predictions(self, predicted: Sequence[Predicted], names: Sequence[str]) -> None:
         """Sends each client that asked for them the predictions of its windows."""
+        self._send_recovered()
         for one in predicted:
-            peer = self._listeners.get(one.window.client)
-            if peer is not None:
-                send_now(self._router, [peer, *protocol.encode(prediction_header(one, names))])
+            client = one.window.client
+            peer = self._listeners.get(client)
+            if peer is None:
+                continue
+            frames = protocol.encode(prediction_header(one, names))
+            if client in self._recovered:  # in order, behind what it has not taken yet
+                self._keep(client, frames)
+            else:
+                send_now(self._router, [peer, *frames])
 
     def keep(self, recovered: Sequence[Predicted], names: Sequence[str]) -> None:
         """Keeps predictions made up for at the start until their clients have said hello."""
-        for one in recovered:
-            frames = protocol.encode(prediction_header(one, names))
-            self._recovered.append((one.window.client, frames))
+        for one in recovered[-_KEPT:]:
+            self._keep(one.window.client, protocol.encode(prediction_header(one, names)))
+
+    def _keep(self, client: str, frames: list[bytes]) -> None:
+        self._recovered.setdefault(client, deque(maxlen=_KEPT)).append(frames)
 
     # ------------------------------------------------------------------ one message
 
@@ -288,10 +298,11 @@ class Ingest:
 
     async def _welcome(self, peer: bytes, hello: Hello) -> None:
         streams = await self._pipeline.stored(lambda store: store.cursors(hello.client_id))
+        self._listeners.pop(hello.client_id, None)
         if hello.predictions:
             self._listeners[hello.client_id] = peer
-        else:
-            self._listeners.pop(hello.client_id, None)
+            if len(self._listeners) > self._settings().max_streams:  # who has not come for longest
+                del self._listeners[next(iter(self._listeners))]
         version = self._pipeline.version
         welcome = Welcome(
             boot_id=self._boot_id,
@@ -304,15 +315,15 @@ class Ingest:
             streams=streams,
         )
         send_now(self._router, [peer, *protocol.encode(welcome)])
-        if hello.predictions:
-            self._send_recovered(peer, hello.client_id)
 
-    def _send_recovered(self, peer: bytes, client: str) -> None:
-        for name, frames in self._recovered:
-            if name == client:
-                send_now(self._router, [peer, *frames])
-        others = [kept for kept in self._recovered if kept[0] != client]
-        self._recovered = deque(others, maxlen=_KEPT)
+    def _send_recovered(self) -> None:
+        """As many as their clients take now; the rest goes on waiting."""
+        for client in self._recovered.keys() & self._listeners.keys():
+            peer, waiting = self._listeners[client], self._recovered[client]
+            while waiting and send_now(self._router, [peer, *waiting[0]]):
+                waiting.popleft()
+            if not waiting:
+                del self._recovered[client]
 
     # ------------------------------------------------------------------ answers
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+import weakref
 
 
 class Notify:
@@ -14,6 +15,15 @@ class Notify:
 
     def __init__(self) -> None:
         self._address = os.environ.get("NOTIFY_SOCKET", "")
+        # From the start: who comes by TCP can use up all descriptors before he shows a key, and the
+        # watchdog must be fed even then.
+        self._socket = (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            if self._address
+            else None
+        )
+        if self._socket is not None:
+            weakref.finalize(self, self._socket.close)
         usec = os.environ.get("WATCHDOG_USEC", "")
         mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         # Zero is no interval: feeding it would never rest.
@@ -44,11 +54,10 @@ class Notify:
         self._send("STOPPING=1")
 
     def _send(self, message: str) -> None:
-        if not self._address:
+        if self._socket is None:
             return
         address = "\0" + self._address[1:] if self._address[0] == "@" else self._address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as s:
-            try:
-                s.sendto(message.encode(), address)
-            except OSError:  # systemd gone: nobody to tell, and no reason to stop
-                return
+        try:
+            self._socket.sendto(message.encode(), address)
+        except OSError:  # systemd gone: nobody to tell, and no reason to stop
+            return

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from edgetuner.config import Config
 from edgetuner.drift.monitor import DriftMonitor, Finding, MonitorSettings
+from edgetuner.errors import StoreError
 from edgetuner.inference import ModelVersion
 from edgetuner.serving import Serving
 from edgetuner.store import Context, LabelEntry, LabelReceipt, Prediction, Store, Window
@@ -118,7 +119,10 @@ class Pipeline:
         for start in range(0, len(told), _TURN):
             some = told[start : start + _TURN]
             rows = [receipt.row for _, receipt in some if receipt.row is not None]
-            x, held = await self.stored(lambda store, rows=rows: store.samples(rows))  # type: ignore[misc]
+            try:
+                x, held = await self.stored(lambda store, rows=rows: store.samples(rows))  # type: ignore[misc]
+            except StoreError:  # they are on record; what they say of anybody is lost, and no more
+                continue
             findings += await self.modelled(
                 lambda some=some, x=x, held=held: self._weigh(some, x, held)  # type: ignore[misc]
             )

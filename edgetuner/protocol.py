@@ -37,7 +37,8 @@ _DTYPES: Final = {"float32": "<f4", "float16": "<f2"}
 Name = Annotated[
     str, Field(pattern=_NAME, description="1 to 64 of A-Z a-z 0-9 . _ : - , not led by a mark")
 ]
-Seq = Annotated[int, Field(ge=0, lt=2**63, description="counts up by one within a stream")]
+# The one after it has to be a number of 64 bits as well.
+Seq = Annotated[int, Field(ge=0, lt=2**63 - 1, description="counts up by one within a stream")]
 
 
 class Header(BaseModel):

@@ -99,8 +99,13 @@ class Registry:
 
     def ids(self) -> list[str]:
         """Every version held, oldest first."""
-        folders = [p for p in self._versions.iterdir() if p.is_dir() and p.name[0] != "."]
-        return [p.name for p in sorted(folders, key=lambda p: (p.stat().st_mtime_ns, p.name))]
+        found = []
+        for folder in self._versions.iterdir():
+            if folder.name[0] == ".":
+                continue
+            with contextlib.suppress(FileNotFoundError):  # pruned in between
+                found.append((folder.stat().st_mtime_ns, folder.name))
+        return [name for _, name in sorted(found)]
 
     def manifest(self, version: str) -> Manifest:
         """The manifest of a version or alias."""
@@ -113,7 +118,10 @@ class Registry:
         last = {entry["version"]: entry for entry in self.history()}
         rows = []
         for version in reversed(self.ids()):
-            manifest = self.manifest(version)
+            try:
+                manifest = self.manifest(version)
+            except RegistryError:  # pruned in between
+                continue
             rows.append(
                 {
                     "version": version,
@@ -207,7 +215,13 @@ class Registry:
             with contextlib.suppress(OSError):
                 (self._versions / version).rename(folder)
             shutil.rmtree(folder, ignore_errors=True)
+        self._forget()
         return gone
+
+    def sweep(self) -> None:
+        """Removes what a crash left half done. Only for whoever moves the versions."""
+        for folder in self._versions.glob(".*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def history(self) -> list[dict[str, Any]]:
         """Every action so far: `t` (Unix seconds), `action`, `version`, `reason`."""
@@ -220,6 +234,25 @@ class Registry:
             with contextlib.suppress(ValueError):  # torn by a loss of power
                 entries.append(json.loads(line))
         return entries
+
+    def _forget(self) -> None:
+        """Leaves out of a long history what is of versions that are gone, but for the newest."""
+        history, held = self.history(), set(self.ids())
+        if len(history) <= _HISTORY:
+            return
+        first = next((e for e in history if e.get("action") == "installed"), None)
+        kept = [
+            entry
+            for place, entry in enumerate(history)
+            if entry is first
+            or place >= len(history) - _HISTORY // 2
+            or entry.get("version") in held
+        ]
+        staging = self._history_file.with_suffix(".incoming")
+        with contextlib.suppress(OSError):  # it can be tried again
+            staging.write_text("".join("\n" + json.dumps(entry) for entry in kept))
+            _sync(staging)
+            staging.replace(self._history_file)
 
     def _first_champion(self) -> str | None:
         installed = (e["version"] for e in self.history() if e.get("action") == "installed")
@@ -263,6 +296,7 @@ class Registry:
             ) from None
 
 
+_HISTORY = 2000  # entries; of more only the newer half, and what is of versions that are there
 _PROVES = ("installed", "promoted", "kept")
 _ALIASES = ("champion", "candidate", "previous", "beside")
 

@@ -35,6 +35,7 @@ from edgetuner.telemetry import open_telemetry
 from edgetuner.transport import ROUTER, SUB, XPUB, Sockets
 
 _DRAIN_S = 20.0  # how long SIGTERM waits for windows that are acknowledged but not predicted yet
+_TOLD = 512  # streams that the status is about: of thousands it would be too long for a message
 _START_S = 120.0  # the first CUDA context after a boot is slow
 
 
@@ -62,12 +63,26 @@ class Service:
         self._heed_signals()
         async with contextlib.AsyncExitStack() as stack:
             await self._start(stack)
-            recovered = await self._predictor.recover()
+            recovered = await self._recovered()
+            if recovered is None:
+                return
             self._ingest.keep(recovered, self._pipeline.version.classes)
             model = self._pipeline.version.id
             self._notify.ready(f"serving {model}")
             self._publish("event.started", {"version": __version__, "model": model})
             await self._serve()
+
+    async def _recovered(self) -> Sequence[Predicted] | None:
+        """What the run before owed; None if we are told to stop before it is paid: a full disk."""
+        owed = asyncio.ensure_future(self._predictor.recover())
+        stop = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait([owed, stop], return_when=asyncio.FIRST_COMPLETED)
+        await _end([stop])
+        if owed.done():
+            return owed.result()
+        self._notify.stopping()
+        await _end([owed])
+        return None
 
     # ------------------------------------------------------------------ start
 
@@ -92,6 +107,7 @@ class Service:
         )
         self._telemetry.phase("infer")
         self._registry = Registry(config.state_dir / "models", config.registry.keep)
+        self._registry.sweep()
         limit_threads(config.inference.threads)
         self._device = choose_device(config.inference.device)
         version = ModelVersion.load(
@@ -100,9 +116,11 @@ class Service:
             allow_factories=config.inference.allow_factories,
             drift=config.drift,
         )
-        serving = Serving(version, self._beside())
-        self._pipeline = Pipeline(_store(config, version), serving, watch_with(config, version))
+        serving, watch = Serving(version, self._beside()), watch_with(config, version)
+        self._pipeline = Pipeline(_store(config, version), serving, watch)
         stack.push_async_callback(self._pipeline.close)
+        if self._registry.aliases.champion is None:  # only now is it known to serve
+            self._registry.start_champion(version.id)
         self._assemble()
 
     def _bind(self) -> None:
@@ -151,7 +169,7 @@ class Service:
                     remedy="make one with `edgetuner bundle create`",
                 )
             try:
-                registry.start_champion(registry.add(bundle))
+                return registry.path(registry.add(bundle))
             except BundleError as error:
                 raise BundleError(
                     "cannot be taken", field="bundle", value=str(bundle), remedy=str(error)
@@ -400,7 +418,9 @@ def _describe_serving(serving: Serving) -> dict[str, Any]:
 
 def _describe_store(store: Store) -> dict[str, Any]:
     """Counters of every stream, and what the store takes of the disk."""
+    streams = store.streams()
     about: dict[str, Any] = {
+        "streams_known": len(streams),
         "streams": {
             "/".join(key): {
                 "accepted": stream.accepted,
@@ -410,7 +430,7 @@ def _describe_store(store: Store) -> dict[str, Any]:
                 "labelled": stream.labelled,
                 "last_seq": stream.last_seq,
             }
-            for key, stream in store.streams().items()
+            for key, stream in list(streams.items())[-_TOLD:]
         },
         "store_bytes": store.used_bytes,
         "bytes_written": store.bytes_written,

@@ -259,7 +259,7 @@ def test_a_directory_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is missing"):
         Bundle.load(tmp_path / "nowhere")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(BundleError, match="cannot be read"):
+    with pytest.raises(BundleError, match="is missing, or no folder"):
         Bundle.load(tmp_path / "file")
 
 

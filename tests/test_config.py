@@ -201,12 +201,24 @@ def test_what_is_left_out_has_its_default(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
-        *((90, 90.0), ("90", 90.0), ("90s", 90.0), ("90 s", 90.0), ("250ms", 0.25)),
+        *((90, 90.0), ("90", 90.0), ("90s", 90.0), ("90 s", 90.0), ("9e1", 90.0), ("250ms", 0.25)),
         *(("15min", 900.0), ("1.5h", 5400.0), ("6h", 21600.0), ("7d", 604800.0)),
     ],
 )
 def test_durations(text: str | int, seconds: float) -> None:
     assert parse_config({"adapt": {"deadline_s": text}}).adapt.deadline_s == seconds
+
+
+def test_what_is_no_duration_is_told_how_to_write_one() -> None:
+    with pytest.raises(ConfigError, match="write 90, 90s, 15min, 6h or 7d"):
+        parse_config({"drift": {"false_alarm_every": "7 days"}})
+
+
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "e.yaml"
+    file.write_text("adapt:\n  steps: 3\n  steps: 4\n")
+    with pytest.raises(ConfigError, match=r"line 3: a key is given twice .*'steps'"):
+        load_config(file)
 
 
 @given(st.floats(min_value=0.001, max_value=1e6), st.sampled_from(["ms", "s", "min", "h", "d"]))

@@ -20,7 +20,15 @@ async def refuse(params: Nothing) -> dict[str, Any]:
     raise BusyError("not now", field="adapt", value=3, remedy="wait", details={"queue": 7})
 
 
-METHODS: dict[str, Method] = {"echo": (Which, echo), "refuse": (Nothing, refuse)}
+async def fail(_: Nothing) -> dict[str, Any]:
+    raise ZeroDivisionError("of our own")
+
+
+METHODS: dict[str, Method] = {
+    "echo": (Which, echo),
+    "refuse": (Nothing, refuse),
+    "fail": (Nothing, fail),
+}
 
 
 def call(ipc_dir: Path, *calls: tuple[str, dict[str, Any]]) -> list[Any]:
@@ -62,6 +70,14 @@ def test_an_error_of_the_method_crosses_the_wire_whole(ipc_dir: Path) -> None:
     assert (error.field, str(error.value), error.remedy) == ("adapt", "3", "wait")
     assert error.details == {"queue": 7}
     assert after == {"version": "v1", "reason": "r"}
+
+
+def test_a_fault_of_our_own_costs_one_call(ipc_dir: Path) -> None:
+    error, after = call(ipc_dir, ("fail", {}), ("echo", {"version": "v1"}))
+    assert type(error) is EdgetunerError and error.code == "internal"
+    assert "ZeroDivisionError: of our own" in str(error.value)
+    assert "test_control.py:" in str(error.field)
+    assert after["version"] == "v1"
 
 
 @pytest.mark.parametrize(

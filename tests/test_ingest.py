@@ -20,7 +20,7 @@ from edgetuner.ingest import Ingest  # noqa: E402
 from edgetuner.pipeline import Pipeline, Predicted, watch_with  # noqa: E402
 from edgetuner.serving import Serving  # noqa: E402
 from edgetuner.store import Store, Window  # noqa: E402
-from edgetuner.transport import ROUTER, Sockets  # noqa: E402
+from edgetuner.transport import ROUTER, Sockets, send_now  # noqa: E402
 from tests import waves  # noqa: E402
 from tests.live import Wire  # noqa: E402
 
@@ -270,6 +270,47 @@ def test_recovered_predictions_wait_for_their_client(play: Callable[..., None]) 
         first, told, second = await asyncio.to_thread(returned)
         assert (first.type, told.type, second.type) == ("welcome", "prediction", "welcome")
         assert (told.seq, told.predicted, told.again) == (3, "brisk", True)
+
+    play(scene)
+
+
+def test_what_a_client_does_not_take_at_once_goes_on_waiting(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgetuner import ingest
+
+    room_left = [3]  # what the socket takes before its client reads on
+
+    def some(socket: Any, frames: list[bytes]) -> bool:
+        if b'"prediction"' in frames[2]:
+            room_left[0] -= 1
+            if room_left[0] < 0:
+                return False
+        return send_now(socket, frames)
+
+    async def scene(room: Room) -> None:
+        x = waves.window(0, 0)
+        old = [Predicted(Window(n, "raw", "a", n, 0, x), 1, 0.9, "v", again=True) for n in range(6)]
+        new = [Predicted(Window(9, "raw", "a", n, 0, x), 1, 0.9, "v") for n in (6, 7)]
+        room.ingest.keep(old, waves.CLASSES)
+        monkeypatch.setattr(ingest, "send_now", some)
+
+        def listen() -> list[int]:
+            with Wire(room.address, "raw") as wire:
+                wire.hello(predictions=True)
+                told = [wire.answer().seq for _ in range(3)]
+                asyncio.run_coroutine_threadsafe(tell(), loop).result()
+                room_left[0] = 100
+                wire.send({"type": "hello", "client_id": "raw", "predictions": True})
+                assert wire.answer().type == "welcome"
+                return told + [wire.answer().seq for _ in range(5)]
+
+        async def tell() -> None:
+            room.ingest.send_predictions(new, waves.CLASSES)
+
+        loop = asyncio.get_running_loop()
+        assert await asyncio.to_thread(listen) == list(range(8)), "all of them, in order"
+        assert not room.ingest._recovered
 
     play(scene)
 

@@ -55,6 +55,19 @@ def test_a_reload_says_when_it_began(systemd: socket.socket) -> None:
     assert before <= int(usec) <= time.monotonic_ns() // 1000
 
 
+def test_the_watchdog_is_fed_when_no_descriptor_is_left(
+    systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notify = Notify()
+
+    def none_left(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(socket, "socket", none_left)
+    notify.alive()
+    assert systemd.recv(4096) == b"WATCHDOG=1"
+
+
 def test_nothing_is_said_where_systemd_did_not_start_us(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     monkeypatch.setattr(socket, "socket", None)  # not even a socket is opened

@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from edgetuner.config import Config  # noqa: E402
+from edgetuner.errors import StoreError  # noqa: E402
 from edgetuner.inference import ModelVersion  # noqa: E402
 from edgetuner.pipeline import Pipeline, Predicted, watch_with  # noqa: E402
 from edgetuner.serving import Serving  # noqa: E402
@@ -180,6 +181,47 @@ def test_a_label_that_is_quicker_than_the_prediction_counts_once(
         assert pipeline.serving.shares == after_four
         await pipeline.label(said[4:])
         assert pipeline.serving.shares[0] < after_four[0]
+
+    play(scene)
+
+
+def test_what_cannot_be_read_costs_evidence_and_no_prediction(
+    play: Callable[[Scene], None], wave_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(pipeline: Pipeline) -> None:
+        other = ModelVersion.load(wave_bundle)
+        other.id = "other"
+        await pipeline.swap(Serving(other, (pipeline.version,)))
+        windows = await stored(pipeline, 4)
+        inferred, _ = await pipeline.infer(windows)
+        await pipeline.label([LabelEntry("c", "s", n, waves.label_of(n), n) for n in range(4)])
+
+        def broken(*_: object) -> None:
+            raise StoreError("disk I/O error", field="windows.db", remedy="replace the card")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "samples", broken)
+            recorded, _ = await pipeline.record(inferred)
+        assert len(recorded) == 4, "they are to be published"
+        assert pipeline.serving.shares == (0.5, 0.5)
+
+    play(scene)
+
+
+def test_a_label_of_a_window_whose_samples_are_gone_is_taken(
+    play: Callable[[Scene], None], wave_bundle: Path
+) -> None:
+    async def scene(pipeline: Pipeline) -> None:
+        other = ModelVersion.load(wave_bundle)
+        other.id = "other"
+        await pipeline.swap(Serving(other, (pipeline.version,)))
+        await pipeline.predict(await stored(pipeline, 4))
+        await pipeline.stored(
+            lambda store: store._database._connection.execute("DELETE FROM samples")
+        )
+        receipts, _ = await pipeline.label([LabelEntry("c", "s", 0, waves.label_of(0), 0)])
+        assert [receipt.outcome for receipt in receipts] == ["stored"]
+        assert pipeline.serving.shares == (0.5, 0.5), "nothing can be said of it"
 
     play(scene)
 

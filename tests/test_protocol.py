@@ -90,7 +90,7 @@ def test_the_byte_order_on_the_wire_is_little_whatever_the_sender_has() -> None:
             TO_SENSOR,
         ),
         (
-            Ack(of="label", stream="s", seq=2**63 - 1, outcome="early", durable=True, credit=0),
+            Ack(of="label", stream="s", seq=2**63 - 2, outcome="early", durable=True, credit=0),
             TO_SENSOR,
         ),
         (Refusal(final=True, error={"code": "window"}, credit=3), TO_SENSOR),

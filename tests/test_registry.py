@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -173,6 +174,54 @@ def test_a_torn_line_costs_the_history_one_entry(
         a: "installed",
         b: "promoted",
     }
+
+
+def test_a_long_history_forgets_versions_that_are_gone(
+    tmp_path: Path, registry: Registry, made: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgetuner import registry as module
+
+    monkeypatch.setattr(module, "_HISTORY", 20)
+    a, b = (registry.add(path) for path in made[:2])
+    registry.start_champion(a)
+    lines = [
+        json.dumps({"t": n, "action": "swapped in", "version": f"gone-{n}", "reason": ""})
+        for n in range(30)
+    ]
+    history = tmp_path / "models" / "history.jsonl"
+    history.write_text(history.read_text() + "\n" + "\n".join(lines))
+    registry.promote(b, "the newest")
+    registry.prune()
+    left = [entry["version"] for entry in registry.history()]
+    assert left[0] == a and left[-1] == b and len(left) == 11
+    assert registry._first_champion() == a
+    assert reopened(tmp_path).aliases.champion == b
+
+
+def test_what_a_crash_left_half_done_is_swept(
+    tmp_path: Path, registry: Registry, made: list[Path]
+) -> None:
+    version = registry.add(made[0])
+    versions = tmp_path / "models" / "versions"
+    for name in (".v1.gone", ".v2.incoming"):
+        (versions / name).mkdir()
+    registry.sweep()
+    assert [path.name for path in versions.iterdir()] == [version]
+
+
+def test_a_version_that_goes_while_others_are_counted_is_not_there(
+    registry: Registry, made: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = (registry.add(path) for path in made[:2])
+    path_of, stat = registry.path(b), Path.stat
+
+    def vanishing(path: Path, **how: Any) -> Any:
+        if path == path_of:
+            raise FileNotFoundError(path)
+        return stat(path, **how)
+
+    monkeypatch.setattr(Path, "stat", vanishing)
+    assert registry.ids() == [a]
 
 
 def test_aliases_that_cannot_be_understood_are_not_guessed(

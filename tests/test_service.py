@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -17,8 +18,10 @@ from dataclasses import replace  # noqa: E402
 
 from edgetuner.bundle import Bundle, write_bundle  # noqa: E402
 from edgetuner.client import PlainPublisher  # noqa: E402
+from edgetuner.config import parse_config  # noqa: E402
 from edgetuner.errors import EdgetunerError, ProtocolError, RegistryError, UsageError  # noqa: E402
 from edgetuner.registry import Registry  # noqa: E402
+from edgetuner.service import Service  # noqa: E402
 from tests import waves  # noqa: E402
 from tests.live import PATIENCE_S, Heard, Live, Sensor, Wire  # noqa: E402
 
@@ -313,6 +316,23 @@ def test_sigterm_drains_and_leaves_one_prediction_for_each_window(wave_bundle: P
 
 
 # ------------------------------------------------------------------ versions
+
+
+def test_a_debt_that_cannot_be_paid_holds_up_no_end(tmp_path: Path) -> None:
+    """The windows of the run before wait for room on the disk, and systemd asks us to go."""
+
+    class Indebted:
+        async def recover(self) -> list[Any]:
+            await asyncio.Event().wait()
+            return []
+
+    async def scene() -> None:
+        service = Service(parse_config({"state_dir": str(tmp_path)}))
+        service._predictor = Indebted()  # type: ignore[assignment]
+        service._stop.set()
+        assert await asyncio.wait_for(service._recovered(), PATIENCE_S) is None
+
+    asyncio.run(scene())
 
 
 def test_a_promoted_bad_version_is_taken_back(live: Live, bad: str) -> None:

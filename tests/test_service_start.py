@@ -10,12 +10,15 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from edgetuner.bundle import Bundle, write_bundle  # noqa: E402
 from tests import waves  # noqa: E402
 from tests.live import PATIENCE_S, Heard, Live, Wire  # noqa: E402
 
@@ -59,6 +62,19 @@ def test_a_tampered_bundle(live: Live, wave_bundle: Path) -> None:
     live.write_config(bundle=str(copy))
     code, line = complaint(live)
     assert code == 65 and "weights.safetensors" in line and "hash" in line
+
+
+def test_a_bundle_that_cannot_serve_is_not_kept(live: Live, wave_bundle: Path) -> None:
+    good = Bundle.load(wave_bundle)
+    deaf = replace(good, weights={k: v * np.float32("nan") for k, v in good.weights.items()})
+    write_bundle(live.folder / "first", deaf, good.manifest.description, prefix="deaf")
+    live.write_config(bundle=str(live.folder / "first"))
+    code, line = complaint(live)
+    assert code == 70 and "not finite" in line
+    live.write_config(bundle=str(wave_bundle))
+    live.start()
+    assert live.call("status")["state"]["model"] == good.version
+    assert live.terminate() == 0
 
 
 def test_a_port_in_use(live: Live) -> None:

@@ -37,7 +37,7 @@ from edgetuner.adapt.turns import Turns
 from edgetuner.adapt.versions import Versions
 from edgetuner.config import Config
 from edgetuner.drift.monitor import Finding
-from edgetuner.errors import BusyError, EdgetunerError, RegistryError
+from edgetuner.errors import BusyError, EdgetunerError, RegistryError, unexpected
 from edgetuner.inference import ModelVersion
 from edgetuner.metrics import macro_f1
 from edgetuner.pipeline import Pipeline
@@ -224,6 +224,8 @@ class Coordinator:
                 await self.consider()
             except EdgetunerError as error:  # a full disk: predictions go on, and it may pass
                 self._trouble(error)
+            except Exception as error:  # whatever it was: predictions go on
+                self._trouble(unexpected(error))
             else:
                 self._problem = None
 
@@ -377,9 +379,14 @@ class Coordinator:
             else:
                 await self._refuse(job, verdict, labels, context.take(context.y >= 0))
         except EdgetunerError as error:
-            self.counts["failed"] += 1
-            self._cooldown.back_off()
-            self._settle("adaptation_failed", error=error.to_wire())
+            self._failed(error)
+        except Exception as error:  # the champion is untouched by that, too
+            self._failed(unexpected(error))
+
+    def _failed(self, error: EdgetunerError) -> None:
+        self.counts["failed"] += 1
+        self._cooldown.back_off()
+        self._settle("adaptation_failed", error=error.to_wire())
 
     async def _prepare(self, context: Context, why: str) -> Job:
         config, live = self._config(), self._pipeline.version

@@ -10,6 +10,7 @@ from edgetuner.store import Context
 
 StreamKey = tuple[str, str]
 _OPEN = 2**63 - 1  # the end of a fault that still stands
+_MOST = 64  # ranges of a stream: of more the oldest become one, with what was between them
 
 
 class Faults:
@@ -26,6 +27,8 @@ class Faults:
             if ranges and ranges[-1][1] == _OPEN:  # one fault gives way to the next
                 first = min(first, ranges.pop()[0])
             ranges.append((first, _OPEN))
+            if len(ranges) > _MOST:
+                ranges[:2] = [(ranges[0][0], ranges[1][1])]
         elif finding.kind == "sensor_ok" and finding.key in self._ranges:
             ranges = self._ranges[finding.key]
             ranges[-1] = (ranges[-1][0], finding.onset_seq)

@@ -75,7 +75,10 @@ def _measured(metrics: Data) -> str | None:
 def _adapted(manifest: Data) -> str | None:
     if not manifest.get("parent"):
         return None
-    return f"from {manifest['parent']}: {_facts(manifest.get('adaptation')) or '-'}"
+    facts = dict(manifest.get("adaptation") or {})
+    rungs = [str(rung.get("rung")) for rung in facts.pop("rungs", None) or []]
+    climbed = {"climbed": " > ".join(rungs)} if rungs else {}
+    return f"from {manifest['parent']}: {_facts(facts | climbed) or '-'}"
 
 
 def _facts(about: Data | None) -> str | None:

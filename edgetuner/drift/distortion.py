@@ -318,12 +318,19 @@ def axis_maps(channels: int, triads: tuple[int, ...], polar: tuple[int, ...]) ->
 
 
 @lru_cache
-def _groups(channels: int, triads: tuple[int, ...], alone: bool) -> NDArray[np.float32]:
-    """Which channels a gain may affect together: each, those of a sensor, or all (G, C)."""
+def _groups(
+    channels: int, triads: tuple[int, ...], alone: bool, weighed: bool
+) -> NDArray[np.float32]:
+    """Which channels a gain may affect together: each, those of a sensor, or all (G, C).
+
+    All of them only where one has gravity to tell a gain from: else it is what a machine under load
+    does, and somebody who hurries.
+    """
     groups = [np.arange(channels) == c for c in range(channels)] if alone else []
     groups += [np.isin(np.arange(channels), range(first, first + 3)) for first in triads]
-    groups += [np.ones(channels, bool)]
-    return np.unique(groups, axis=0).astype(np.float32)
+    groups = [*groups, np.ones(channels, bool)]
+    found = np.unique(groups, axis=0).astype(np.float32)
+    return found if weighed else found[found.sum(1) < channels]
 
 
 def other_maps(features: Floats, before: Floats, usual: Usual, *, alone: bool) -> Maps:
@@ -335,7 +342,7 @@ def other_maps(features: Floats, before: Floats, usual: Usual, *, alone: bool) -
         alone: whether one channel by itself may be off.
     """
     channels = len(usual.floor)
-    groups = _groups(channels, usual.triads, alone)
+    groups = _groups(channels, usual.triads, alone, bool(usual.polar))
     mean, step = features[:channels], before - features
     leapt = np.abs(step[:channels]) > _MIN_SHIFT * usual.reach
     by_spread = groups @ step[channels : 2 * channels] / groups.sum(1)

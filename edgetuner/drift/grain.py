@@ -13,7 +13,8 @@ from edgetuner.drift.summary import Floats, Summary
 _RARE = 0.001  # share of the source's windows that may be odder than what counts as usual
 _MARGIN = 0.1  # above the share of repeated samples in the source
 _HELD = 0.3  # least share of samples that repeat on all channels at once
-_DEAD = 0.5  # of the source's stillest
+_DEAD = 0.5  # of the source's stillest ...
+_FAINT = 0.1  # ... and of what it usually is: of a machine that never rests all is about as loud
 _FEW = 8  # values that a window takes: at rest, in steps of the sensor's resolution
 _OFTEN = 0.04  # share of a window on its extreme value at which a channel may be at rest
 
@@ -28,12 +29,15 @@ class Grain:
             its steps are coarse (C,).
         quiet: least standard deviation of each channel (C,).
         relative: the same, in units of the other channels' geometric mean (C,).
+        usual: median standard deviation of each channel (C,); infinite where a bundle was made
+            without it.
     """
 
     held: float
     coarse: NDArray[np.float32]
     quiet: NDArray[np.float32]
     relative: NDArray[np.float32]
+    usual: NDArray[np.float32]
 
     @classmethod
     def fit(cls, x: NDArray[np.float32], summaries: Summary) -> Grain:
@@ -49,15 +53,18 @@ class Grain:
             np.where(often, deviation, 0).max(0).astype(np.float32),
             np.quantile(deviation[some], _RARE, axis=0).astype(np.float32),
             np.quantile(_relative(deviation[some]), _RARE, axis=0).astype(np.float32),
+            np.median(deviation[some], axis=0).astype(np.float32),
         )
 
     def dead(self, x: NDArray[np.float32], deviation: Floats) -> NDArray[np.bool_]:
         """Which channels of windows x (N, C, T) are far stiller than any ever was, by themselves or
-        beside the others (N, C); `deviation` is their standard deviation (N, C)."""
-        still: NDArray[np.bool_] = deviation < self.quiet
+        beside the others, and than they usually are (N, C); `deviation` is their standard deviation
+        (N, C). What is damped by another place to be at is not dead.
+        """
+        still: NDArray[np.bool_] = deviation < np.minimum(self.quiet, _FAINT * self.usual)
         if not still.any():
             return still
-        dead: NDArray[np.bool_] = deviation < _DEAD * self.quiet
+        dead: NDArray[np.bool_] = (deviation < _DEAD * self.quiet) & still
         if deviation.shape[1] > 1:
             dead |= (_relative(deviation) < _DEAD * self.relative) & still
         for i, channel in np.argwhere(dead):
@@ -92,6 +99,7 @@ class Grain:
             "coarse": self.coarse,
             "quiet": self.quiet,
             "relative": self.relative,
+            "usual_deviation": self.usual,
         }
 
     @classmethod
@@ -99,7 +107,9 @@ class Grain:
         """What `to_arrays` described; None where a bundle was made without it."""
         try:
             held = float(arrays["held"][0])
-            return cls(held, arrays["coarse"], arrays["quiet"], arrays["relative"])
+            quiet = arrays["quiet"]
+            usual = arrays.get("usual_deviation", np.full_like(quiet, np.inf))
+            return cls(held, arrays["coarse"], quiet, arrays["relative"], usual)
         except (KeyError, IndexError):
             return None
 

@@ -22,6 +22,7 @@ from edgetuner.drift.sensor import Health, SensorCheck, SensorProfile, SensorSet
 from edgetuner.errors import BusyError, DriftError
 
 ABOUT = 3  # windows to which the beginnings of a drift and of a fault are known
+_TOLD = 512  # streams that the state is about, since a message has its limits
 _QUIET = 50  # windows in a row in which no detector may be above its threshold, for a drift to pass
 TOGETHER = 8  # windows of a stream that are looked at at once, while its sensor is sound
 
@@ -361,12 +362,15 @@ class DriftMonitor:
         self._streams.pop(StreamKey(*key), None)
 
     def state(self) -> dict[str, Any]:
-        """All of it as JSON-compatible values, for the status topic."""
+        """All of it as JSON-compatible values, for the status topic; of very many streams those
+        that have drifted or are faulty, and some of the rest.
+        """
+        told = sorted(self._streams.items(), key=lambda item: _calm(item[1]))[:_TOLD]
         return {
             "detectors": dict(self._calibration.thresholds),
             "run_length": self._calibration.run_length,
             "data_hash": self._reference.data_hash,
-            "streams": [_describe(key, stream) for key, stream in self._streams.items()],
+            "streams": [_describe(key, stream) for key, stream in told],
         }
 
     def _admit(self, keys: Sequence[tuple[str, str]]) -> list[_Stream]:
@@ -517,6 +521,10 @@ def _take_back(stream: _Stream, since_seq: int) -> None:
     elif stream.drift is None:
         rising = stream.watches.items()
         stream.watches = {name: watch for name, watch in rising if watch.onset_seq < since_seq}
+
+
+def _calm(stream: _Stream) -> bool:
+    return stream.drift is None and not (stream.sensor and stream.sensor.health.fault)
 
 
 def _describe(key: StreamKey, stream: _Stream) -> dict[str, Any]:

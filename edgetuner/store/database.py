@@ -43,8 +43,9 @@ class Database:
             return self._connection.execute(sql, values).fetchall()
 
     def value(self, sql: str, values: Sequence[Any] = ()) -> Any:
-        """The first column of the only row of a SELECT."""
-        return self.query(sql, values)[0][0]
+        """The first column of the first row of a SELECT; None if there is none."""
+        rows = self.query(sql, values)
+        return rows[0][0] if rows else None
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> int:
         """Runs a statement inside `transaction`; returns how many rows it changed."""

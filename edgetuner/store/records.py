@@ -31,7 +31,7 @@ class Entry:
     """A window that asks to be stored.
 
     Attributes:
-        seq: 0 <= seq < 2**63, counting up by one in its stream.
+        seq: 0 <= seq < 2**63 - 1, counting up by one in its stream.
         t_ns: Unix time of its first sample by the sender's clock, nanoseconds.
         x: float32 (C, T) in physical units; None where the window was refused.
         crc32: of the payload as it was sent; tells a resent window from another one.

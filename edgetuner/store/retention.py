@@ -1,9 +1,10 @@
 """What goes when the store is full.
 
 The samples of a window go before its row, since the row is what tells a duplicate from a conflict,
-and is small. Labelled windows stay longest: they are what an adaptation learns from. A window that
-awaits its prediction never goes, and neither does the newest row, from which the next row number
-is counted.
+and is small. Labelled windows stay longest, for they are what an adaptation learns from, but only
+in one half of the room: labels come late, and the windows that they are for have to be there still.
+A window that awaits its prediction never goes, and neither does the newest row, from which the next
+row number is counted.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ _LOW_WATER = 0.98  # of the room, so that not every commit has to prune
 _BARE_BYTES = (
     1024  # room per row without samples; one takes about 120, so they fill an eighth at most
 )
+_LABELLED = 0.5  # of the windows that are held, at most, once there is no room for more
 _CHUNK = 1024  # rows per transaction
 
 
@@ -33,7 +35,11 @@ def prune(database: Database, max_bytes: int, window_bytes: int) -> int:
     dropped = 0
     while (excess := database.used_bytes() - _LOW_WATER * max_bytes) > 0:
         most = min(_CHUNK, int(excess // window_bytes) + 1)
-        rows = _oldest(database, Stage.UNLABELLED, most) or _oldest(database, Stage.LABELLED, most)
+        labelled = _held(database, Stage.LABELLED)
+        held = labelled + _held(database, Stage.UNLABELLED) + _held(database, Stage.PENDING)
+        crowded = labelled > _LABELLED * held
+        first, second = (Stage.UNLABELLED, Stage.LABELLED)[:: -1 if crowded else 1]
+        rows = _oldest(database, first, most) or _oldest(database, second, most)
         if not rows:
             break
         _drop_samples(database, rows)
@@ -59,6 +65,11 @@ def _drop_rows(database: Database, allowed: int) -> None:
                 for row in rows:
                     database.execute_copies("DELETE FROM {db}.window WHERE row = ?", (row,))
             excess -= len(rows)
+
+
+def _held(database: Database, stage: Stage) -> int:
+    count: int = database.value("SELECT count(*) FROM main.window WHERE stage = ?", (stage,))
+    return count
 
 
 def _oldest(database: Database, stage: Stage, most: int) -> list[int]:

@@ -38,6 +38,7 @@ from edgetuner.store.records import (
 from edgetuner.store.schema import Stage, Task
 
 _DAY_S = 86_400.0
+_LAST_SEQ = 2**63 - 1
 _MIN_RATE_S = 60.0  # what is written sooner tells more of the start than of the day
 
 
@@ -153,8 +154,8 @@ class Store:
         return {s.stream: s.last_seq for s in self._streams.values() if s.client == client}
 
     def next_seqs(self) -> dict[Key, int]:
-        """The seq that every stream goes on with."""
-        return {key: stream.last_seq + 1 for key, stream in self._streams.items()}
+        """The seq that every stream goes on with, as far as there is one."""
+        return {key: min(s.last_seq + 1, _LAST_SEQ) for key, s in self._streams.items()}
 
     def streams(self) -> dict[Key, StreamState]:
         """Cursor and counters of every stream, as copies."""

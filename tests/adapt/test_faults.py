@@ -63,6 +63,17 @@ def test_a_fault_that_gives_way_to_another_is_over_with_it() -> None:
     assert covered(faults)[LEFT] == [3, 4, 5, 6]
 
 
+def test_of_very_many_faults_the_oldest_become_one() -> None:
+    faults = Faults()
+    for start in range(0, 10_000, 2):
+        faults.note(found("sensor_fault", LEFT, start))
+        faults.note(found("sensor_ok", LEFT, start + 1))
+    assert len(faults._ranges[LEFT]) <= 64
+    assert covered(faults)[LEFT] == list(range(10)), "and what was between them"
+    faults.note(found("sensor_fault", LEFT, 10_000))
+    assert faults.standing() == ["w/left"]
+
+
 def test_other_findings_do_not_matter() -> None:
     faults = Faults()
     faults.note(found("drift", LEFT, 1))

@@ -164,3 +164,23 @@ def test_a_fault_that_lasts_is_how_things_are_from_now_on(usual: Usual) -> None:
     assert watch.fault is None, "a model can learn it"
     play(usual, broken[20:], watch=watch)
     assert watch.fault is None, "and nothing is compared with what was before"
+
+
+def test_a_machine_under_load_is_no_gain() -> None:
+    """Without gravity nothing tells a gain of all channels from more of what there was."""
+    rng = np.random.default_rng(0)
+
+    def running(count: int, load: float) -> NDArray[np.float32]:
+        t = np.arange(walkers.LENGTH) / walkers.HZ
+        turn = np.sin(2 * np.pi * 5 * t + rng.uniform(0, 6, (count, 1, 1)))
+        size = (
+            load * np.array([[1.0], [0.6], [0.3]]) * (1 + 0.03 * rng.standard_normal((count, 1, 1)))
+        )
+        return (size * turn + 0.02 * rng.standard_normal((count, 3, len(t)))).astype(np.float32)
+
+    source = running(60, 1)
+    for triads in ((), (0,)):  # three channels of their own, or one sensor
+        usual = Usual.fit(Summary.of(source), [np.arange(60)], triads)
+        assert usual is not None
+        watch = play(usual, running(BEFORE, 1), running(20, 2))
+        assert watch.fault is None

@@ -38,3 +38,17 @@ def test_a_dead_channel_dithers(known: Grain) -> None:
 def test_rest_in_coarse_steps_is_not_death() -> None:
     assert is_coarse(np.round(np.linspace(0, 0.4, 100), 1).astype(np.float32))
     assert not is_coarse(np.linspace(0, 1, 100, dtype=np.float32))
+
+
+def test_a_channel_that_is_damped_where_it_is_now_is_not_dead() -> None:
+    """Of a machine that never rests the stillest window is as loud as any."""
+    rng = np.random.default_rng(0)
+    source = rng.standard_normal((200, 3, 128)).astype(np.float32)
+    known = Grain.fit(source, Summary.of(source))
+    damped = rng.standard_normal((5, 3, 128)).astype(np.float32)
+    damped[:, 1] *= 0.3
+    assert not known.dead(damped, np.sqrt(Summary.of(damped).variance)).any()
+    damped[:, 1] *= 0.03
+    assert known.dead(damped, np.sqrt(Summary.of(damped).variance)).sum() == 5
+    found = Grain.from_arrays(known.to_arrays())
+    assert found is not None and (found.usual == known.usual).all()

@@ -336,6 +336,17 @@ def test_the_rate_is_checked_where_it_is_told(home: Any) -> None:
     assert (fault.kind, fault.detector, fault.channel) == ("sensor_fault", "rate", None)
 
 
+def test_the_state_of_very_many_streams_tells_of_those_that_matter(home: Any) -> None:
+    monitor = DriftMonitor(home, MonitorSettings(max_streams=4000))
+    calm = windows(np.random.default_rng(6), 1, 1)
+    for number in range(600):
+        feed(monitor, calm, key=("c", str(number)))
+    feed(monitor, stream(), key=("c", "drifts"))
+    told = monitor.state()["streams"]
+    assert len(told) == 512
+    assert (told[0]["stream"], told[0]["drifted"]) == ("drifts", True)
+
+
 def test_state_is_json(home: Any) -> None:
     monitor = DriftMonitor(home)
     feed(monitor, stream())

@@ -143,6 +143,14 @@ def test_counters_survive_closing(reopen: Reopen) -> None:
     assert reopen().streams()[KEY] == before
 
 
+def test_after_the_last_number_there_is_none(store: Store) -> None:
+    last = 2**63 - 1  # an older service took it
+    store.add([entry(last, plain=True, t_ns=0)])
+    assert store.next_seqs() == {KEY: last}
+    assert store.count_labels(store.next_seqs()).sum() == 0
+    assert len(store.context(store.next_seqs(), 10)) == 0
+
+
 @pytest.mark.parametrize(
     "bad",
     [

@@ -111,3 +111,21 @@ def test_nothing_is_pruned_while_there_is_room(store: Store) -> None:
     add(store, 50)
     assert store.prune() == 0
     assert len(store.context({KEY: 0}, 100)) == 50
+
+
+def test_old_labels_do_not_crowd_out_the_present(small: Store) -> None:
+    """Labels come late: what they are for has to be there still."""
+    fill(small, range(200), labelled=range(200))
+    fill(small, range(200, 400))
+    seqs = small.context({KEY: 0}, 1000).seq
+    assert (seqs >= 200).sum() >= 0.4 * len(seqs)
+    assert (seqs < 200).any(), "and they keep their half"
+
+
+def test_samples_of_a_window_that_has_gone_are_not_held(small: Store) -> None:
+    fill(small, range(200), labelled=range(200))
+    gone = small.context({KEY: 0}, 1000).row.tolist()[0]
+    fill(small, range(200, 600), labelled=range(200, 600))
+    x, held = small.samples([gone, 10**9])
+    assert not held.any() and not x.any()
+    assert small.labels([10**9]) == {}
