@@ -315,6 +315,7 @@ class Ingest:
             streams=streams,
         )
         send_now(self._router, [peer, *protocol.encode(welcome)])
+        self._send_recovered()
 
     def _send_recovered(self) -> None:
         """As many as their clients take now; the rest goes on waiting."""

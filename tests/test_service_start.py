@@ -66,8 +66,9 @@ def test_a_tampered_bundle(live: Live, wave_bundle: Path) -> None:
 
 def test_a_bundle_that_cannot_serve_is_not_kept(live: Live, wave_bundle: Path) -> None:
     good = Bundle.load(wave_bundle)
-    deaf = replace(good, weights={k: v * np.float32("nan") for k, v in good.weights.items()})
-    write_bundle(live.folder / "first", deaf, good.manifest.description, prefix="deaf")
+    loud = np.full_like(good.weights["head.weight"], 3e38)  # a sum of these is infinite
+    spoilt = replace(good, weights={**good.weights, "head.weight": loud})
+    write_bundle(live.folder / "first", spoilt, good.manifest.description, prefix="spoilt")
     live.write_config(bundle=str(live.folder / "first"))
     code, line = complaint(live)
     assert code == 70 and "not finite" in line
