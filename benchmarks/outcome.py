@@ -251,15 +251,16 @@ def _reached(row: Row, at: Any) -> Any:
 
 
 def _against_labels(axes: Any, rows: Sequence[Row], shown: Sequence[str]) -> None:
-    """Backbones that were run with every budget, or the mean would be of other nets each time."""
-    budgets = sorted(
-        {r["labels_per_class"] for r in rows}, key=lambda b: math.inf if b is None else b
-    )
-    whole = [
-        backbone
+    """Backbones that were run with the most budgets, or the mean would be of other nets each
+    time.
+    """
+    run_with = {
+        backbone: {r["labels_per_class"] for r in rows if r["backbone"] == backbone}
         for backbone in dict.fromkeys(row["backbone"] for row in rows)
-        if {r["labels_per_class"] for r in rows if r["backbone"] == backbone} == set(budgets)
-    ]
+    }
+    most = max(run_with.values(), key=len)
+    whole = [backbone for backbone, budgets in run_with.items() if budgets == most]
+    budgets = sorted(most, key=lambda b: math.inf if b is None else b)
     for name in shown:
         means = [
             mean(

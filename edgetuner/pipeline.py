@@ -282,8 +282,8 @@ class Pipeline:
         self._serving = self._serving.proven()
 
     def _swap(self, serving: Serving) -> Serving:
+        self._monitor.swap(serving.version.reference)  # which may refuse it
         previous, self._serving = self._serving, serving
-        self._monitor.swap(serving.version.reference)
         return previous
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from edgetuner.config import Config
 from edgetuner.errors import RegistryError
 from edgetuner.inference import ModelVersion
-from edgetuner.pipeline import Pipeline
+from edgetuner.pipeline import Pipeline, watch_with
 from edgetuner.registry import Registry
 
 
@@ -35,6 +35,7 @@ class Versions:
 
         Raises:
             RegistryError: it is unknown, or was made for another task than the live version.
+            DriftError: its detectors have no thresholds, so that nobody could watch it.
             EdgetunerError: it is damaged; see `ModelVersion.load`.
         """
         path = self._registry.path(version)
@@ -48,6 +49,7 @@ class Versions:
             )
         )
         _check_same_task(loaded, self._pipeline.version)
+        watch_with(config, loaded)
         return loaded
 
     def earlier(self) -> list[str]:

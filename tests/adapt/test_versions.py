@@ -11,7 +11,8 @@ torch = pytest.importorskip("torch")
 from edgetuner.adapt.versions import Versions  # noqa: E402
 from edgetuner.bundle import Bundle, write_bundle  # noqa: E402
 from edgetuner.config import Config  # noqa: E402
-from edgetuner.errors import BundleError, RegistryError  # noqa: E402
+from edgetuner.drift import Reference  # noqa: E402
+from edgetuner.errors import BundleError, DriftError, RegistryError  # noqa: E402
 from edgetuner.pipeline import Pipeline  # noqa: E402
 from edgetuner.registry import Registry  # noqa: E402
 from edgetuner.serving import Serving  # noqa: E402
@@ -49,6 +50,18 @@ async def test_a_version_of_another_task_is_not_loaded(
     other = registry.add(write_bundle(tmp_path / "other", replace(bundle), faster).path)
     with pytest.raises(RegistryError, match=rf"{other}: hz: another task .*got 64.0.* with 32.0"):
         await versions(pipeline, registry).load(other)
+
+
+async def test_a_version_that_cannot_be_watched_is_not_loaded(
+    pipeline: Pipeline, registry: Registry, wave_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = Bundle.load(wave_bundle)
+    blind = replace(Reference.from_arrays(bundle.reference), calibration=None).to_arrays()
+    made = write_bundle(
+        tmp_path / "b", replace(bundle, reference=blind), bundle.manifest.description
+    )
+    with pytest.raises(DriftError, match="thresholds"):
+        await versions(pipeline, registry).load(registry.add(made.path))
 
 
 async def test_a_damaged_version_is_not_loaded(pipeline: Pipeline, registry: Registry) -> None:
