@@ -183,6 +183,9 @@ def test_the_table_and_the_picture_show_every_method(tmp_path):
     assert "| **the ladder** (`follow`) |" in page and "| b | -2.0 (1) | -2.0 (1) |" in page
     picture(rows, tmp_path / "f1.png")
     assert (tmp_path / "f1.png").read_bytes()[:4] == b"\x89PNG"
+    unfinished = [*rows, *(one | {"backbone": "c"} for one in rows if one["labels_per_class"])]
+    unfinished += [one | {"backbone": "c", "labels_per_class": 3} for one in rows[:1]]
+    picture(unfinished, tmp_path / "f1.png")
 
 
 def test_the_clock_stands_still_while_it_is_looked_at(shift, monkeypatch):
