@@ -43,8 +43,8 @@ Row = dict[str, Any]
 _CONDITIONS = """\
 - Methods by gradient take 50 steps of 64 windows with Adam, at the best of three rates on
   validation windows of the target, chosen once a data set and backbone with all labels. The
-  ladder has one rate for everything, which was found on these same data sets; its cores take 60
-  steps, warmed up and cooled down.
+  ladder has one rate for everything, which was found on these same data sets; its cores take 30
+  steps and 3 more a convolution, 60 at most, warmed up and cooled down.
 - LoRA-C, LoRA-Edge and MemFLoRA's geometry train no head, as published; the ladder always solves
   one. It also reads the windows of the target that have no label, and twelve windows a class of
   the source.
