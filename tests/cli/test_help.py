@@ -34,7 +34,7 @@ def test_all_commands_are_there() -> None:
     assert set(WORKING) == {
         f"edgetuner {name}"
         for name in (
-            *("run", "validate-config", "status", "tail", "adapt", "pause", "resume"),
+            *("run", "validate-config", "doctor", "status", "tail", "adapt", "pause", "resume"),
             *("models list", "models show", "models promote", "models rollback"),
             *("bundle create", "bundle show", "bundle verify", "simulate", "replay"),
         )
