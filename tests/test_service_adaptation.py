@@ -281,12 +281,14 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_a_fault_of_our_own_ends_the_service_and_says_where(wave_bundle: Path) -> None:
+def test_a_fault_of_our_own_fails_the_adaptation_and_says_where(wave_bundle: Path) -> None:
     with Live(wave_bundle, program=("-c", FAULTY)) as live, live.client() as client:
         sensor = Sensor(client)
         sensor.label(sensor.publish(45))
-        live.call("adapt")
-        assert live.process is not None
-        assert live.process.wait(PATIENCE_S) == 1, "so that systemd starts it again"
-        said = live.errors.read_text()
-        assert "TypeError" in said and "trainer.py" in said
+        with contextlib.closing(heard_by(live)) as heard:
+            live.call("adapt")
+            error = heard.wait("event.adaptation_failed").data["error"]
+            sensor.publish(5)
+            heard.wait("status.state", lambda data: data["predictions"] == 50)
+        assert error["code"] == "internal" and "TypeError" in error["value"]
+        assert "trainer.py:" in error["field"]

@@ -49,12 +49,12 @@ def test_contexts_are_joined_by_the_names_of_their_streams() -> None:
     assert joined.t_ns.tolist() == [1, 2, 3] and joined.x.shape == (3, 3, 32)
 
 
-def test_each_refusal_halves_the_level() -> None:
+def test_each_refusal_asks_more() -> None:
     answers: Any = None
     judge = Judge(Config, answers)
     assert judge.settings.max_p_value == Config().gate.max_p_value
     judge.refusals = 3
-    assert judge.settings.max_p_value == Config().gate.max_p_value / 8
+    assert judge.settings.max_p_value == Config().gate.max_p_value / 4
 
 
 def test_the_source_guards_only_where_it_is_to_be_retained(wave_bundle: Path) -> None:
