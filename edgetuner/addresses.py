@@ -88,11 +88,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return raw or {}
 
 
-def _refuse_twice(node: yaml.Node | None, path: Path) -> None:
-    """YAML wants keys to be different, and its reader takes the last one without a word."""
+def _refuse_twice(node: yaml.Node | None, path: Path, known: set[int] | None = None) -> None:
+    """YAML wants keys to be different, and its reader takes the last one without a word.
+
+    Args:
+        known: nodes that were looked at; an alias leads to one again, maybe to its own parent.
+    """
+    known = set() if known is None else known
+    if id(node) in known:
+        return
+    known.add(id(node))
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            _refuse_twice(item, path)
+            _refuse_twice(item, path, known)
     if not isinstance(node, yaml.MappingNode):
         return
     seen: set[str] = set()
@@ -105,4 +113,4 @@ def _refuse_twice(node: yaml.Node | None, path: Path) -> None:
                 remedy="keep one of them",
             )
         seen.add(str(key.value))
-        _refuse_twice(value, path)
+        _refuse_twice(value, path, known)

@@ -208,7 +208,7 @@ def read_manifest(path: str | Path) -> Manifest:
     Raises:
         BundleError: it is missing, unreadable, of another schema version, or altered.
     """
-    if not Path(path).is_dir():
+    if not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises below a closed folder
         raise BundleError(
             "is missing, or no folder",
             field=str(path),

@@ -15,13 +15,14 @@ import contextlib
 import json
 import os
 import shutil
+import stat
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgetuner.bundle import Bundle, Manifest, read_manifest
-from edgetuner.errors import RegistryError, StoreError
+from edgetuner.errors import BundleError, RegistryError, StoreError
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,9 @@ class Registry:
             if folder.name[0] == ".":
                 continue
             with contextlib.suppress(FileNotFoundError):  # pruned in between
-                found.append((folder.stat().st_mtime_ns, folder.name))
+                about = folder.stat()
+                if stat.S_ISDIR(about.st_mode):
+                    found.append((about.st_mtime_ns, folder.name))
         return [name for _, name in sorted(found)]
 
     def manifest(self, version: str) -> Manifest:
@@ -120,8 +123,10 @@ class Registry:
         for version in reversed(self.ids()):
             try:
                 manifest = self.manifest(version)
-            except RegistryError:  # pruned in between
-                continue
+            except (RegistryError, BundleError):
+                if version in self.ids():
+                    raise
+                continue  # pruned in between
             rows.append(
                 {
                     "version": version,

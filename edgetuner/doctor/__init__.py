@@ -12,7 +12,7 @@ from typing import Any
 
 from edgetuner.config import Config, load_config
 from edgetuner.doctor.diagnosis import Diagnosis, State
-from edgetuner.errors import EdgetunerError, missing_torch
+from edgetuner.errors import EdgetunerError, StoreError, missing_torch
 
 __all__ = ["Diagnosis", "State", "examine"]
 
@@ -51,6 +51,9 @@ def _told(name: str, check: Check) -> Iterator[Diagnosis]:
         if error.name != "torch":
             raise
         yield Diagnosis.of(name, missing_torch())
+    except OSError as error:  # no room, or no right
+        failed = StoreError("cannot be tried", field=error.filename, value=error.strerror)
+        yield Diagnosis.of(name, failed)
 
 
 def _of_the_board(config: Config, sysroot: Path) -> dict[str, Check]:

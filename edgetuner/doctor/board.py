@@ -36,7 +36,7 @@ def telemetry(config: Config, sysroot: Path) -> Iterator[Diagnosis]:
     """Of each source that is configured: what it measures, or why it does not. The service reads
     the first that answers.
     """
-    power = False
+    read: Sample | None = None  # by the service
     for name in config.telemetry.sources:
         source = open_telemetry([name], config.telemetry.interval_s, sysroot=sysroot)
         try:
@@ -48,14 +48,16 @@ def telemetry(config: Config, sysroot: Path) -> Iterator[Diagnosis]:
         if sample is None:
             yield Diagnosis(check, "note", skipped)
             continue
-        power |= sample.total_power_w is not None
+        read = read or sample
         yield Diagnosis(check, "ok", _measured(sample), sample.to_wire())
-    if not power and config.adapt.energy_budget_j_per_day is not None:
+    if (
+        read is None or read.total_power_w is None
+    ) and config.adapt.energy_budget_j_per_day is not None:
         error = TelemetryError(
-            "no source measures power, so that no energy is counted",
+            "the source that is read measures no power, so that no energy is counted",
             field="adapt.energy_budget_j_per_day",
             value=config.adapt.energy_budget_j_per_day,
-            remedy="add sysfs or jtop to telemetry.sources, or leave the budget out",
+            remedy="put sysfs or jtop first in telemetry.sources, or leave the budget out",
         )
         yield Diagnosis.of("telemetry: energy", error)
 

@@ -40,14 +40,15 @@ def model_path(config: Config) -> Path:
         AccessError: the registry cannot be read by whoever runs this.
     """
     models = config.state_dir / "models"
-    if (models / "versions").is_dir():
-        if not os.access(models / "versions", os.R_OK | os.X_OK):
+    for folder in (config.state_dir, models, models / "versions"):
+        if os.path.lexists(folder) and not os.access(folder, os.R_OK | os.X_OK):
             raise AccessError(
                 "cannot be read by whoever runs this",
                 field="state_dir",
-                value=str(models),
+                value=str(folder),
                 remedy="run it as the service does",
             )
+    if os.access(models / "versions", os.F_OK):
         registry = Registry(models, config.registry.keep)
         if registry.aliases.champion is not None:
             return registry.path("champion")

@@ -51,7 +51,7 @@ def state_dir(config: Config) -> Iterator[Diagnosis]:
     Nothing is left in it: what root made there would be in the service's way.
     """
     folder = config.state_dir
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    there = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
     facts: dict[str, Any] = {"path": str(folder), "free_bytes": shutil.disk_usage(there).free}
     about = there.stat()
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
@@ -71,7 +71,7 @@ def state_dir(config: Config) -> Iterator[Diagnosis]:
             remedy=f"chmod o= {folder}",
         )
         yield Diagnosis("state_dir", "trouble", str(loose), facts, loose)
-    elif facts["free_bytes"] < config.store.max_mb * _MB:
+    elif config.store.durability != "memory" and _room(config) < config.store.max_mb * _MB:
         error = StoreError(
             "the disk has less room than the store may take",
             field="store.max_mb",
@@ -85,6 +85,14 @@ def state_dir(config: Config) -> Iterator[Diagnosis]:
         yield Diagnosis("state_dir", "ok", said, facts)
     if config.store.durability != "memory":
         yield _commits(config, there)
+
+
+def _room(config: Config) -> int:
+    """Bytes that the store has or can have."""
+    files = (config.state_dir / f"windows.db{end}" for end in ("", "-wal"))
+    there = next(p for p in (config.state_dir, *config.state_dir.parents) if os.access(p, os.F_OK))
+    held = sum(file.stat().st_size for file in files if os.access(file, os.F_OK))
+    return shutil.disk_usage(there).free + held
 
 
 def _owner(about: os.stat_result) -> str:

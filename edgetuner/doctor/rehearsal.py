@@ -13,15 +13,20 @@ from typing import Any
 import numpy as np
 
 from edgetuner.adapt.child import train
-from edgetuner.adapt.job import HOLDOUT, TRAIN, Ask, Job, Windows
+from edgetuner.adapt.job import HOLDOUT, LOG, TRAIN, Ask, Job, Windows
 from edgetuner.bundle import Bundle
+from edgetuner.client.operator import Operator
 from edgetuner.config import Config, GateConfig
+from edgetuner.doctor.board import memory
 from edgetuner.doctor.diagnosis import Diagnosis
 from edgetuner.doctor.model import model_path
+from edgetuner.doctor.place import running
+from edgetuner.errors import AdaptationError, EdgetunerError
 from edgetuner.telemetry.proc import Proc
 
 _MB = 1024 * 1024
 _LOOK_S = 0.05
+_ANSWER_S = 2.0
 _HELD_OUT = 3  # every third window of a class
 _WINDOWS = 120  # at least; those of a bundle with fewer come again, each time with another gain
 _GAIN = 0.4  # standard deviation of its logarithm: some have to be strange to the detectors
@@ -33,7 +38,10 @@ def rehearsal(config: Config, sysroot: Path = Path("/")) -> Iterator[Diagnosis]:
     """Trains on the version's own windows in the service's own child process, within its budgets.
     Nothing of it is kept.
     """
-    path = model_path(config)
+    path, busy = model_path(config), _hindrance(config, sysroot)
+    if busy is not None:
+        yield Diagnosis("training", "note", f"not rehearsed: {busy}")
+        return
     settings = config.adapt.model_copy(update={"choose": "last"})
     ask = Ask(
         job="rehearsal",
@@ -45,9 +53,15 @@ def rehearsal(config: Config, sysroot: Path = Path("/")) -> Iterator[Diagnosis]:
     said: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="edgetuner-doctor-") as folder:
         job = Job.create(Path(folder), ask, path, _windows(Bundle.load(path)))
-        result, taken = asyncio.run(
-            _watched(job, said.append, config.inference.allow_factories, Proc(sysroot))
-        )
+        try:
+            result, taken = asyncio.run(
+                _watched(job, said.append, config.inference.allow_factories, Proc(sysroot))
+            )
+        except AdaptationError as error:  # its log goes with the folder
+            words = (job.path / LOG).read_text(errors="replace").splitlines()
+            raise AdaptationError(
+                error.problem, field="adapt", value=words[-1] if words else error.value
+            ) from None
     yield _trained(result, config, taken)
     for one in said:
         if one.get("rung") == "cpu":
@@ -58,6 +72,19 @@ def rehearsal(config: Config, sysroot: Path = Path("/")) -> Iterator[Diagnosis]:
         if rung.get("not_lean"):
             layers = ", ".join(rung["not_lean"])
             yield Diagnosis("training: lean", "note", f"under autograd, slower: {layers}")
+
+
+def _hindrance(config: Config, sysroot: Path) -> str | None:
+    """Why the service had better be left alone now; None if it may be disturbed."""
+    if memory(config, sysroot).state == "trouble":
+        return "less memory is free than it asks for"
+    if running(config):
+        with contextlib.suppress(EdgetunerError):
+            with Operator(config.sockets.control, timeout_s=_ANSWER_S) as operator:
+                state = operator.status()["state"]["state"]
+            if state in ("training", "gate"):
+                return f"the service is at it itself ({state})"
+    return None
 
 
 def _windows(bundle: Bundle) -> Windows:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,17 @@ def test_nothing_is_left_in_the_folder(home: Path) -> None:
     (home / "state").mkdir(mode=0o750)
     assert [one.state for one in place.state_dir(configured(home))] == ["ok", "ok"]
     assert list((home / "state").iterdir()) == []
+
+
+def test_the_store_itself_counts_as_room_for_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "state").mkdir(mode=0o750)
+    (home / "state/windows.db").write_bytes(bytes(9 << 20))
+    full = shutil.disk_usage(home)._replace(free=1 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    assert next(iter(place.state_dir(configured(home, store={"max_mb": 10})))).state == "ok"
+    assert next(iter(place.state_dir(configured(home, store={"max_mb": 11})))).state == "trouble"
 
 
 def test_nothing_is_written_for_a_store_in_memory(home: Path) -> None:

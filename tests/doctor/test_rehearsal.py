@@ -7,10 +7,12 @@ import pytest
 
 pytest.importorskip("torch")
 
+from edgetuner.adapt.job import LOG, Job
 from edgetuner.config import Config, parse_config
 from edgetuner.doctor.rehearsal import rehearsal
-from edgetuner.errors import BudgetError
+from edgetuner.errors import AdaptationError, BudgetError
 from tests.live import SETTINGS
+from tests.telemetry.conftest import PROC, write
 
 
 def configured(bundle: Path, **adapt: Any) -> Config:
@@ -44,3 +46,22 @@ def test_cores_that_may_not_be_trained_are_noted(wave_bundle: Path) -> None:
 def test_a_budget_that_is_too_small_is_found_before_a_drift_does(wave_bundle: Path) -> None:
     with pytest.raises(BudgetError, match=r"adapt\.memory_budget_mb"):
         list(rehearsal(configured(wave_bundle, memory_budget_mb=64)))
+
+
+def test_nothing_is_rehearsed_where_memory_is_short(wave_bundle: Path, tmp_path: Path) -> None:
+    write(tmp_path, PROC)
+    (note,) = rehearsal(configured(wave_bundle, memory_budget_mb=4000), tmp_path)
+    assert (note.check, note.state) == ("training", "note")
+    assert "memory" in note.said
+
+
+def test_what_the_training_said_last_is_told(
+    wave_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def dying(job: Job, *_: object) -> dict[str, Any]:
+        (job.path / LOG).write_text("first\nno kernel image\n")
+        raise AdaptationError("the training process ended without a result", value="exit code 1")
+
+    monkeypatch.setattr("edgetuner.doctor.rehearsal.train", dying)
+    with pytest.raises(AdaptationError, match="no kernel image"):
+        list(rehearsal(configured(wave_bundle)))
