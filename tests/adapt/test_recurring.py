@@ -29,7 +29,13 @@ CHUNK = 12  # windows between two looks of the coordinator: every class once
 SETTINGS = {
     "telemetry": {"sources": []},
     "adapt": {
-        **{"min_labels": 42, "min_classes": 3, "cooldown_s": 0, "trained_fraction": 0.3},
+        **{
+            "min_labels": 42,
+            "min_classes": 3,
+            "cooldown_s": 0,
+            "trained_fraction": 0.3,
+            "steps": 60,
+        },
         "doubt_labels": False,  # what is fast in one gear is brisk in another: only labels tell
     },
     "probation": {"labels": 24},
