@@ -34,11 +34,12 @@ from edgetuner.drift import DriftMonitor, Reference, calibrate
 from edgetuner.drift.monitor import Finding
 from edgetuner.errors import DriftError
 from edgetuner.inference import ModelVersion, Outputs
+from edgetuner.label_cache import LabelCache
 from edgetuner.models import embed
 from edgetuner.peft.statistics import reestimate
 from edgetuner.pipeline import Pipeline, watch_with
 from edgetuner.registry import Registry
-from edgetuner.serving import Answer, Serving
+from edgetuner.serving import Serving
 from edgetuner.store import Entry, LabelEntry, Store, Window
 from edgetuner.telemetry import open_telemetry
 
@@ -58,7 +59,9 @@ _SETTINGS: dict[str, Any] = {
 }
 
 Ints = NDArray[np.int64]
-Predict = Callable[[NDArray[np.float32]], Outputs | Answer]
+Answering = Callable[[range], Ints]  # what somebody says of the windows of a stream
+
+AT_ONCE = 8  # windows answered together
 
 
 @dataclass
@@ -66,7 +69,7 @@ class Log:
     """What a policy did.
 
     Attributes:
-        swaps: (first window that the new version answered, old version, new version).
+        swaps: (first window that the new version answered, who answered before, who does now).
         events: (window, what happened) in order.
         findings: of the detectors; `seq` is the latest window when it was told.
         train_seconds: of each training, without calibrating detectors anew.
@@ -76,7 +79,7 @@ class Log:
         energy_j: of training; None where no rail could be read.
     """
 
-    swaps: list[tuple[int, Predict, Predict]] = field(default_factory=list)
+    swaps: list[tuple[int, Answering, Answering]] = field(default_factory=list)
     events: list[tuple[int, str]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     train_seconds: list[float] = field(default_factory=list)
@@ -161,7 +164,7 @@ class Peer(Policy):
             if now < first:
                 return
             self._coming = None
-            self.log.swaps.append((now, self._model, model))
+            self.log.swaps.append((now, self._answering(self._model), self._answering(model)))
             self.log.events.append((now, "swap"))
             self._model = model
             self._answers = {}
@@ -176,6 +179,10 @@ class Peer(Policy):
 
     def consider(self, now: int) -> None:
         """Trains if that is called for; by itself a policy does nothing."""
+
+    def _answering(self, model: Model) -> Answering:
+        x = self.stream.windows.x
+        return lambda rows: model(x[rows.start : rows.stop]).predicted
 
     def _trained(
         self, now: int, module: nn.Module, began_s: float, used: Sequence[int], start: int
@@ -327,7 +334,9 @@ class EdgeTuner(Policy):
             classes=manifest.classes,
             durability="memory",
         )
-        self._pipeline = Pipeline(store, Serving(version), watch_with(config, version))
+        self._cache = LabelCache()
+        watch = watch_with(config, version)
+        self._pipeline = Pipeline(store, Serving(version), watch, self._cache)
         self._telemetry = open_telemetry(config.telemetry.sources, config.telemetry.interval_s)
         self._now = 0
         self._coordinator = Coordinator(
@@ -340,7 +349,7 @@ class EdgeTuner(Policy):
             clock=lambda: self._now * stream.hop_s,
             train=self._train,
         )
-        self._serving = self._pipeline.serving
+        self._serving, self._since = self._pipeline.serving, 0
         self._task: asyncio.Task[None] | None = None
         self._going_by: asyncio.Future[None] | None = None  # ends when more windows have come
         self._stands = asyncio.Event()  # training is done, and waits for windows to go by
@@ -381,7 +390,12 @@ class EdgeTuner(Policy):
             self._task = None
         serving, before = self._pipeline.serving, self._serving
         if serving.version.id != before.version.id:
-            self.log.swaps.append((now, before.predict, serving.predict))
+            old, new = (
+                Rehearsal(self.stream, who, self._cache.copy(), since)
+                for who, since in ((before, self._since), (serving, now))
+            )
+            self.log.swaps.append((now, old, new))
+            self._since = now
         self._serving = serving
 
     async def close(self) -> None:
@@ -435,8 +449,60 @@ class EdgeTuner(Policy):
         return (row + 1) * round(1e9 * self.stream.hop_s)
 
 
+class LabelsAlone(EdgeTuner):
+    """The service with its label cache, but it never trains: what is left is what training adds."""
+
+    async def act(self, now: int) -> None:
+        """Nothing."""
+
+
+class Rehearsal:
+    """How those who answered at one moment would have gone on, had nobody been swapped since:
+    labels go on weighing and correcting them.
+
+    Args:
+        stream: where they answer.
+        serving: who answered, as labels had weighed them by then.
+        cache: what it had heard by then; it may be kept.
+        since: the first window that they answered.
+    """
+
+    def __init__(self, stream: Stream, serving: Serving, cache: LabelCache, since: int) -> None:
+        self._stream = stream
+        self._serving = serving
+        self._cache = cache
+        self._since = since
+
+    def __call__(self, rows: range) -> Ints:
+        """Their answers to these windows, (N,)."""
+        serving, cache = self._serving, self._cache.copy()
+        labelled = np.flatnonzero(self._stream.label >= 0)
+        due = self._stream.due[labelled]
+        answers = []
+        for first in range(rows.start, rows.stop, AT_ONCE):
+            few = np.arange(first, min(first + AT_ONCE, rows.stop))
+            outputs, places = self._outputs(serving, few)
+            anchor = (serving.anchor, outputs[serving.anchored])
+            mixed = cache.corrected(*anchor, *places, serving.mixed(outputs))
+            answers.append(mixed.argmax(axis=1))
+            come = labelled[(due >= first) & (due <= few[-1])]
+            if len(come):
+                outputs, places = self._outputs(serving, come)
+                y = self._stream.label[come]
+                cache.hear(serving.anchor, outputs[serving.anchored], *places, y.tolist())
+                own = np.flatnonzero(come >= self._since)
+                serving = serving.told([out.take(own) for out in outputs], y[own])
+        return np.concatenate(answers)
+
+    def _outputs(
+        self, serving: Serving, rows: Ints
+    ) -> tuple[list[Outputs], tuple[list[tuple[str, str]], list[int]]]:
+        return serving.outputs(self._stream.windows.x[rows]), ([KEY] * len(rows), rows.tolist())
+
+
 POLICIES: dict[str, type[Policy]] = {
     "never": Never,
+    "labels": LabelsAlone,
     "periodic": Periodic,
     "statistics": StatisticsOnDrift,
     "full": FullOnDrift,

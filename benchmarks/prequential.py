@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.faults import NAMES
-from benchmarks.policies import POLICIES, Log, Predict
+from benchmarks.policies import AT_ONCE, POLICIES, Answering, Log
 from benchmarks.scenarios import Stream
 from edgetuner.inference import ModelVersion
 from edgetuner.metrics import macro_f1
 
-BATCH = 8  # windows answered together
 SLIDING = 200  # windows that F1 is told over, ...
 LEAST = 24  # ... and of how many it is told at least
 STRIDE = 10
@@ -45,8 +44,8 @@ async def play(
     answered: list[Ints] = []
     told = 0
     try:
-        for first in range(0, len(stream), BATCH):
-            rows = range(first, min(first + BATCH, len(stream)))
+        for first in range(0, len(stream), AT_ONCE):
+            rows = range(first, min(first + AT_ONCE, len(stream)))
             answered.append(await actor.windows(rows))
             arrived = bisect.bisect_left(due, rows.stop)
             if arrived > told:
@@ -102,7 +101,7 @@ def rolling_f1(stream: Stream, predicted: Ints) -> list[tuple[int, float]]:
 
 
 def harm(
-    stream: Stream, predicted: Ints, at: int, until: int, old: Predict, new: Predict
+    stream: Stream, predicted: Ints, at: int, until: int, old: Answering, new: Answering
 ) -> float | None:
     """macro-F1 of who answered before a swap less that of who answers since, on the same windows
     after it; None where too few are left to tell.
@@ -111,16 +110,17 @@ def harm(
         predicted: what was answered, (N,).
         at, until: numbers of the windows at which it and the next one happened.
         old: who answered before the swap.
-        new: who answered when the next one happened, and would have gone on: labels have weighed
-            them since the swap.
+        new: who answered when the next one happened. Either would have gone on with the labels that
+            came.
     """
-    rows = np.arange(at, min(at + AFTER_SWAP, len(stream)))
-    rows = rows[~stream.faulty[rows]]
-    if len(rows) < LEAST_JUDGED:
+    end = min(at + AFTER_SWAP, len(stream))
+    sound = ~stream.faulty[at:end]
+    if sound.sum() < LEAST_JUDGED:
         return None
-    x, y = stream.windows.x[rows], stream.windows.y[rows]
-    served = np.where(rows < until, predicted[rows], new(x).predicted)
-    return macro_f1(y, old(x).predicted) - macro_f1(y, served)
+    y, served = stream.windows.y[at:end], predicted[at:end]
+    if until < end:
+        served = np.concatenate([served[: until - at], new(range(until, end))])
+    return macro_f1(y[sound], old(range(at, end))[sound]) - macro_f1(y[sound], served[sound])
 
 
 def _swaps(stream: Stream, predicted: Ints, log: Log) -> Row:

@@ -20,6 +20,7 @@ COSTLY = 0.05  # macro-F1 that a new person has to cost for his coming to be a d
 Row = dict[str, Any]
 NAMES = {
     "never": "never",
+    "labels": "label cache, no training",
     "periodic": "full fine-tuning, periodic",
     "statistics": "statistics on drift",
     "full": "full fine-tuning on drift",
@@ -27,6 +28,7 @@ NAMES = {
 }
 _COLOURS = {
     "never": "#a8a8a2",
+    "labels": "#9a6fb0",
     "periodic": "#c58b2a",
     "statistics": "#7a9e5f",
     "full": "#3d3d3a",
@@ -46,8 +48,11 @@ _CONDITIONS = """\
   2 classes as the service does, and has no gate.
 - macro-F1 is that of the latest 200 windows, none from before the latest change, over the classes
   among them, without those of a broken sensor; *area*: its mean from the first change on. A swap
-  is *harmful* if the new version is more than 2 points below the old one on the 200 windows after
-  it (at least 100, where the stream ends), by the truth that no policy sees.
+  is *harmful* if who answers from it on is more than 2 points below who answered before, as he
+  would have gone on with the labels that came, on the 200 windows after it (at least 100, where the
+  stream ends), by the truth that no policy sees.
+- *Label cache, no training* is edgetuner with nothing but its label cache: what training adds is
+  the difference.
 - *Training* is what the learner took, *adapting* that and the calibration of the detectors.
   Start-up of a process counts for nobody."""
 

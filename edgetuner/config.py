@@ -139,6 +139,11 @@ class InferenceConfig(_Section):
     allow_factories: tuple[FactoryName, ...] = Field(
         default=(), description="package.module:callable names a bundle may build its model with"
     )
+    label_cache: bool = Field(
+        default=True,
+        description="labels answer at once for the windows like theirs that follow; false: only "
+        "models answer",
+    )
 
 
 class DriftConfig(_Section):

@@ -50,8 +50,9 @@ class Outputs:
 
     def probabilities(self) -> NDArray[np.float64]:
         """Softmax of the logits, (N, K)."""
-        raised = np.exp(self.logits.astype(np.float64) - self.logits.max(axis=1, keepdims=True))
-        shares: NDArray[np.float64] = raised / raised.sum(axis=1, keepdims=True)
+        with np.errstate(invalid="ignore"):  # of what is not finite, the drift reference complains
+            raised = np.exp(self.logits.astype(np.float64) - self.logits.max(axis=1, keepdims=True))
+            shares: NDArray[np.float64] = raised / raised.sum(axis=1, keepdims=True)
         return shares
 
 

@@ -394,6 +394,7 @@ def prediction_header(one: Predicted, names: Sequence[str]) -> protocol.Predicti
         t_ns=one.window.t_ns,
         predicted=names[one.predicted],
         confidence=round(one.confidence, 4),
+        overruled=None if one.overruled is None else names[one.overruled],
         model=one.version,
         again=one.again,
     )

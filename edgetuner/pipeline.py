@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from edgetuner.config import Config
 from edgetuner.drift.monitor import DriftMonitor, Finding, MonitorSettings
 from edgetuner.errors import StoreError
-from edgetuner.inference import ModelVersion
-from edgetuner.serving import Serving
+from edgetuner.inference import ModelVersion, Outputs
+from edgetuner.label_cache import LabelCache
+from edgetuner.serving import Answer, Serving
 from edgetuner.store import Context, LabelEntry, LabelReceipt, Prediction, Store, Window
 
 _T = TypeVar("_T")
@@ -33,13 +34,16 @@ _SLICE = 64  # windows read while nothing else can be committed: some millisecon
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """One window and what the live version said of it."""
+    """One window and what is said of it with `version` live; `overruled` is what the versions say
+    by themselves, where labels of windows like it made another class of that.
+    """
 
     window: Window
     predicted: int
     confidence: float
     version: str
     again: bool = False
+    overruled: int | None = None
 
 
 class Pipeline:
@@ -49,12 +53,20 @@ class Pipeline:
         store: its thread is this object's from now on.
         serving: who answers.
         monitor: drift detectors of every stream.
+        cache: lets labels answer for windows like theirs; None: only the versions answer.
     """
 
-    def __init__(self, store: Store, serving: Serving, monitor: DriftMonitor) -> None:
+    def __init__(
+        self,
+        store: Store,
+        serving: Serving,
+        monitor: DriftMonitor,
+        cache: LabelCache | None = None,
+    ) -> None:
         self._store = store
         self._serving = serving
         self._monitor = monitor
+        self._cache = cache
         self._store_thread = ThreadPoolExecutor(1, "store")
         self._model_thread = ThreadPoolExecutor(1, "model")
 
@@ -105,17 +117,19 @@ class Pipeline:
         told = [
             (entry, receipt)
             for entry, receipt in zip(entries, receipts, strict=True)
-            if receipt.outcome == "stored" and receipt.predicted is not None
+            if receipt.outcome in ("stored", "replaced") and receipt.predicted is not None
         ]
         return receipts, await self._hear(told)
 
     async def _hear(self, told: Sequence[Told]) -> list[Finding]:
-        """What labels say of those who answer, each told once."""
+        """What labels say of those who answer, each told once, and of windows like theirs."""
         if not told:
             return []
-        if not self._serving.beside:
-            return await self.modelled(lambda: self._watch_labels(told))
-        findings: list[Finding] = []
+        alone, findings = not self._serving.beside, []
+        if alone:
+            findings = await self.modelled(lambda: self._watch_labels(told))
+            if self._cache is None:
+                return findings
         for start in range(0, len(told), _TURN):
             some = told[start : start + _TURN]
             rows = [receipt.row for _, receipt in some if receipt.row is not None]
@@ -124,30 +138,50 @@ class Pipeline:
             except StoreError:  # they are on record; what they say of anybody is lost, and no more
                 continue
             findings += await self.modelled(
-                lambda some=some, x=x, held=held: self._weigh(some, x, held)  # type: ignore[misc]
+                lambda some=some, x=x, held=held: self._learn(some, x, held, alone)  # type: ignore[misc]
             )
         return findings
 
-    def _weigh(
-        self, told: Sequence[Told], x: NDArray[np.float32], held: NDArray[np.bool_]
+    def _learn(
+        self, told: Sequence[Told], x: NDArray[np.float32], held: NDArray[np.bool_], alone: bool
     ) -> list[Finding]:
-        """Lets labels of windows x weigh those who answer, and watches the live one."""
-        live = self._serving.version.id
-        mine = held & np.array([receipt.version == live for _, receipt in told], bool)
-        if not mine.any():
+        """Keeps labels of windows x in the cache and, where more than one answers, lets them weigh
+        those and watches the live one.
+        """
+        told = [one for one, is_held in zip(told, held, strict=True) if is_held]
+        if not told:
             return []
-        own = [one for one, is_own in zip(told, mine, strict=True) if is_own]
-        y = np.array([entry.label for entry, _ in own], np.int64)
-        outputs = self._serving.outputs(x[mine])
-        self._serving = self._serving.told(outputs, y)
-        alone = zip(own, outputs[0].predicted.tolist(), strict=True)
-        return self._watch_labels(
-            [(entry, replace(receipt, predicted=k)) for (entry, receipt), k in alone]
+        serving, outputs = self._serving, self._serving.outputs(x[held])
+        self._keep(outputs, [entry for entry, _ in told], [entry.label for entry, _ in told])
+        mine = np.array(
+            [r.version == serving.version.id and r.outcome == "stored" for _, r in told], bool
         )
+        if alone or not mine.any():
+            return []
+        rows = np.flatnonzero(mine)
+        y = np.array([told[row][0].label for row in rows], np.int64)
+        self._serving = serving.told([out.take(rows) for out in outputs], y)
+        by_itself = outputs[0].predicted[rows].tolist()
+        return self._watch_labels(
+            [
+                (told[row][0], replace(told[row][1], predicted=k))
+                for row, k in zip(rows.tolist(), by_itself, strict=True)
+            ]
+        )
+
+    def _keep(
+        self, outputs: Sequence[Outputs], of: Sequence[LabelEntry | Window], labels: Sequence[int]
+    ) -> None:
+        if self._cache is not None:
+            serving = self._serving
+            keys, seqs = [(one.client, one.stream) for one in of], [one.seq for one in of]
+            self._cache.hear(serving.anchor, outputs[serving.anchored], keys, seqs, labels)
 
     def _watch_labels(self, told: Sequence[Told]) -> list[Finding]:
         findings: list[Finding] = []
         for entry, receipt in told:
+            if receipt.outcome != "stored":  # a second label of a window is no further evidence
+                continue
             if receipt.version == self._serving.version.id and receipt.predicted is not None:
                 key = (entry.client, entry.stream)
                 findings += self._monitor.label(key, entry.seq, entry.label, receipt.predicted)
@@ -165,7 +199,8 @@ class Pipeline:
         def recorded(store: Store) -> tuple[list[bool], dict[int, int]]:
             quicker = store.labels(waiting)  # those that come from here on find a prediction
             return store.record(
-                Prediction(p.window.row, p.predicted, p.confidence, p.version) for p in predicted
+                Prediction(p.window.row, p.predicted, p.confidence, p.version, p.overruled)
+                for p in predicted
             ), quicker
 
         first, quicker = await self.stored(recorded)
@@ -175,7 +210,7 @@ class Pipeline:
                 LabelEntry(
                     p.window.client, p.window.stream, p.window.seq, quicker[p.window.row], 0
                 ),
-                LabelReceipt("stored", True, p.window.row, p.predicted, p.version),
+                LabelReceipt("stored", True, p.window.row, _by_versions(p), p.version),
             )
             for p in known
             if p.window.row in quicker
@@ -192,6 +227,7 @@ class Pipeline:
                 r.prediction.confidence,
                 r.prediction.version,
                 True,
+                r.prediction.overruled,
             )
             for r in recorded
         ]
@@ -258,10 +294,16 @@ class Pipeline:
         serving = self._serving
         x = np.stack([window.x for window in windows])
         outputs = serving.outputs(x)
-        answer, out = serving.answer(outputs), outputs[0]
+        out, mixed = outputs[0], serving.mixed(outputs)
+        keys = [(window.client, window.stream) for window in windows]
+        seqs = [window.seq for window in windows]
+        said = answer = Answer.of(mixed)
+        if self._cache is not None:
+            anchor = outputs[serving.anchored]
+            answer = Answer.of(self._cache.corrected(serving.anchor, anchor, keys, seqs, mixed))
         findings = self._monitor.update_many(
-            [(window.client, window.stream) for window in windows],
-            [window.seq for window in windows],
+            keys,
+            seqs,
             x,
             out.embeddings,
             out.predicted,
@@ -270,12 +312,25 @@ class Pipeline:
         )
         known = np.array([i for i, w in enumerate(windows) if w.label is not None], np.int64)
         labels = np.array([windows[i].label for i in known], np.int64)
-        self._serving = serving.told([out.take(known) for out in outputs], labels)
+        heard = [out.take(known) for out in outputs]
+        self._serving = serving.told(heard, labels)
+        self._keep(heard, [windows[i] for i in known], labels.tolist())
+        answers = zip(
+            windows,
+            answer.predicted.tolist(),
+            answer.confidence.tolist(),
+            said.predicted.tolist(),
+            strict=True,
+        )
         return [
-            Predicted(window, int(label), float(confidence), serving.version.id)
-            for window, label, confidence in zip(
-                windows, answer.predicted, answer.confidence, strict=True
+            Predicted(
+                window,
+                label,
+                confidence,
+                serving.version.id,
+                overruled=None if label == by_versions else by_versions,
             )
+            for window, label, confidence, by_versions in answers
         ], findings
 
     def _proven(self) -> None:
@@ -285,6 +340,10 @@ class Pipeline:
         self._monitor.swap(serving.version.reference)  # which may refuse it
         previous, self._serving = self._serving, serving
         return previous
+
+
+def _by_versions(one: Predicted) -> int:
+    return one.predicted if one.overruled is None else one.overruled
 
 
 def watch_with(config: Config, version: ModelVersion) -> DriftMonitor:

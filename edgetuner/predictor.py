@@ -46,6 +46,7 @@ class Predictor:
         self._queue: asyncio.Queue[tuple[Window, float]] = asyncio.Queue(max_backlog)
         self._latencies: deque[float] = deque(maxlen=_LATENCIES)
         self.predicted = 0
+        self.overruled = 0  # of them, by labels of windows like them
         self.turns = 0  # the watchdog is fed while this moves, or nothing waits
 
     @property
@@ -116,6 +117,7 @@ class Predictor:
         inferred, findings = await self._pipeline.infer(windows)
         predicted, more = await self._record(inferred)
         self.predicted += len(predicted)
+        self.overruled += sum(one.overruled is not None for one in predicted)
         await self._publish(predicted, findings + more)
         return predicted
 

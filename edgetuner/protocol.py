@@ -147,7 +147,11 @@ class PredictionHeader(Header):
     seq: int
     t_ns: int
     predicted: str = Field(description="the name of the class")
-    confidence: float = Field(description="softmax probability of that class, 0 to 1")
+    confidence: float = Field(description="probability of that class, 0 to 1")
+    overruled: str | None = Field(
+        default=None,
+        description="what the model alone says, where labels of windows like it say otherwise",
+    )
     model: str = Field(description="the version that said so")
     again: bool = Field(default=False, description="may have been published before a crash")
 

@@ -22,6 +22,7 @@ from edgetuner.data import WindowSet
 from edgetuner.drift.monitor import Finding
 from edgetuner.errors import ConfigError, DataError
 from edgetuner.inference import ModelVersion, choose_device, limit_threads
+from edgetuner.label_cache import LabelCache
 from edgetuner.metrics import macro_f1
 from edgetuner.pipeline import Pipeline, Predicted, describe_finding, watch_with
 from edgetuner.registry import Registry
@@ -135,7 +136,8 @@ class _Player:
             durability="memory",
             max_bytes=config.store.max_mb * 1024 * 1024,
         )
-        self._pipeline = Pipeline(store, Serving(version), watch_with(config, version))
+        cache = LabelCache() if config.inference.label_cache else None
+        self._pipeline = Pipeline(store, Serving(version), watch_with(config, version), cache)
         self._telemetry = open_telemetry(config.telemetry.sources, config.telemetry.interval_s)
         self._on_event = on_event
         self._seq = 0

@@ -22,6 +22,7 @@ from edgetuner.drift.monitor import Finding
 from edgetuner.errors import BundleError, ConfigError, EdgetunerError, StoreError
 from edgetuner.inference import ModelVersion, choose_device, limit_threads
 from edgetuner.ingest import Ingest, prediction_header
+from edgetuner.label_cache import LabelCache
 from edgetuner.log import Log
 from edgetuner.notify import Notify
 from edgetuner.pipeline import Pipeline, Predicted, describe_finding, watch_with
@@ -117,7 +118,8 @@ class Service:
             drift=config.drift,
         )
         serving, watch = Serving(version, self._beside()), watch_with(config, version)
-        self._pipeline = Pipeline(_store(config, version), serving, watch)
+        cache = LabelCache() if config.inference.label_cache else None
+        self._pipeline = Pipeline(_store(config, version), serving, watch, cache)
         stack.push_async_callback(self._pipeline.close)
         if self._registry.aliases.champion is None:  # only now is it known to serve
             self._registry.start_champion(version.id)
@@ -243,7 +245,9 @@ class Service:
         self._ingest.send_predictions(predicted, names)
         if self.config.status.predictions:
             for one in predicted:
-                data = prediction_header(one, names).model_dump(exclude={"v", "type"})
+                data = prediction_header(one, names).model_dump(
+                    exclude={"v", "type"}, exclude_none=True
+                )
                 self._publisher.publish(f"prediction.{one.window.client}.{one.window.stream}", data)
         self._on_findings(findings)
         self._coordinator.on_predictions(len(predicted))
@@ -333,6 +337,7 @@ class Service:
                 "uptime_s": round(time.monotonic() - self._started, 1),
                 "heartbeat_s": self.config.status.heartbeat_s,
                 "predictions": self._predictor.predicted,
+                "overruled": self._predictor.overruled,
                 "backlog": self._predictor.backlog,
                 "latency_s": self._predictor.latency_s(),
             },

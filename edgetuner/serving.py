@@ -29,6 +29,11 @@ class Answer(NamedTuple):
     predicted: NDArray[np.int64]
     confidence: NDArray[np.float32]
 
+    @classmethod
+    def of(cls, probabilities: NDArray[np.float64]) -> Answer:
+        """The most probable class of each row of (N, K)."""
+        return cls(probabilities.argmax(axis=1), probabilities.max(axis=1).astype(np.float32))
+
 
 @dataclass(frozen=True)
 class Serving:
@@ -66,10 +71,10 @@ class Serving:
         """What the live version and those beside it make of raw windows x (N, C, T)."""
         return [version.predict(x) for version in (self.version, *self.beside)]
 
-    def answer(self, outputs: Sequence[Outputs]) -> Answer:
-        """What is served, given what each makes of N windows."""
+    def mixed(self, outputs: Sequence[Outputs]) -> NDArray[np.float64]:
+        """Their probabilities together, (N, K), given what each makes of N windows."""
         if not self.beside:
-            return Answer(outputs[0].predicted, outputs[0].confidence)
+            return outputs[0].probabilities()
         mixed = np.zeros(outputs[0].logits.shape)  # (N, K)
         total = np.zeros((len(mixed), 1))
         voices = zip((self.version, *self.beside), self.shares, outputs, strict=True)
@@ -84,11 +89,11 @@ class Serving:
             mixed += weight * out.probabilities()
             total += weight
         mixed /= total
-        return Answer(mixed.argmax(axis=1), mixed.max(axis=1).astype(np.float32))
+        return mixed
 
     def predict(self, x: NDArray[np.float32]) -> Answer:
         """What is served for raw windows x (N, C, T)."""
-        return self.answer(self.outputs(x))
+        return Answer.of(self.mixed(self.outputs(x)))
 
     def told(self, outputs: Sequence[Outputs], y: NDArray[np.int64]) -> Serving:
         """The same with the shares that labels y (N,) lead to, given what each makes of the
@@ -110,8 +115,13 @@ class Serving:
         """The version that all adaptations go back to, which knows every activity from where it
         was made, or else the one that is live.
         """
+        return (self.version, *self.beside)[self.anchored]
+
+    @property
+    def anchored(self) -> int:
+        """Where `outputs` has what the anchor says."""
         adapted = self.version.manifest.adaptation is not None
-        return self.beside[0] if adapted and self.beside else self.version
+        return 1 if adapted and self.beside else 0
 
     def followed_by(self, version: ModelVersion) -> Serving:
         """A version that has yet to prove itself, and all who know more than it beside it."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ torch = pytest.importorskip("torch")
 from edgetuner.config import Config  # noqa: E402
 from edgetuner.errors import StoreError  # noqa: E402
 from edgetuner.inference import ModelVersion  # noqa: E402
+from edgetuner.label_cache import LabelCache  # noqa: E402
 from edgetuner.pipeline import Pipeline, Predicted, watch_with  # noqa: E402
 from edgetuner.serving import Serving  # noqa: E402
 from edgetuner.store import Entry, LabelEntry, Store, Window  # noqa: E402
@@ -32,7 +34,7 @@ def play(version: ModelVersion) -> Callable[[Scene], None]:
 
     async def run(scene: Scene) -> None:
         store = Store.open(None, shape=(3, 32), classes=waves.CLASSES, durability="memory")
-        pipeline = Pipeline(store, Serving(version), watch_with(Config(), version))
+        pipeline = Pipeline(store, Serving(version), watch_with(Config(), version), LabelCache())
         try:
             await scene(pipeline)
         finally:
@@ -126,6 +128,76 @@ def test_a_swap_falls_between_two_batches(play: Callable[[Scene], None], wave_bu
         assert versions == [{before_it}] * 3 + [{"other"}] * 3
         context = await pipeline.stored(lambda store: store.context({("c", "s"): 0}, 100))
         assert context.seq.tolist() == list(range(60))
+
+    play(scene)
+
+
+def alike(first: int, count: int = 4) -> list[Entry]:
+    """Windows of the first class that look the same."""
+    return [Entry("c", "s", n, n, waves.window(0, 0), n) for n in range(first, first + count)]
+
+
+async def answered(pipeline: Pipeline, entries: list[Entry]) -> list[Predicted]:
+    receipts = await pipeline.stored(lambda store: store.add(entries))
+    windows = [receipt.window for receipt in receipts if receipt.window is not None]
+    return (await pipeline.predict(windows))[0]
+
+
+@pytest.mark.parametrize("with_the_window", [False, True])
+def test_labels_answer_for_the_next_windows_like_theirs(
+    play: Callable[[Scene], None], with_the_window: bool
+) -> None:
+    """And what versions say by themselves is what they are judged by."""
+
+    async def scene(pipeline: Pipeline) -> None:
+        first = alike(0, 8)
+        if with_the_window:
+            first = [replace(entry, label=2) for entry in first]
+        before = await answered(pipeline, first)
+        assert {(p.predicted, p.overruled) for p in before} == {(0, None)}
+        if not with_the_window:
+            await pipeline.label([LabelEntry("c", "s", n, 2, n) for n in range(8)])
+        after = await answered(pipeline, alike(8))
+        assert {(p.predicted, p.overruled) for p in after} == {(2, 0)}
+        others = await answered(
+            pipeline, [Entry("c", "other", n, n, waves.window(0, 0), n) for n in range(4)]
+        )
+        assert {(p.predicted, p.overruled) for p in others} == {(0, None)}
+        context = await pipeline.context({("c", "s"): 0}, 100)
+        assert context.predicted.tolist() == [0] * 12
+        again = await pipeline.unpublished()
+        assert [(p.predicted, p.overruled) for p in again if p.window.stream == "s"] == [
+            *[(0, None)] * 8,
+            *[(2, 0)] * 4,
+        ]
+        receipts, _ = await pipeline.label([LabelEntry("c", "s", 8, 2, 8)])
+        assert receipts[0].predicted == 0, "the error detector hears of the model's own word"
+
+    play(scene)
+
+
+def test_a_label_that_is_taken_back_speaks_no_more(play: Callable[[Scene], None]) -> None:
+    async def scene(pipeline: Pipeline) -> None:
+        await answered(pipeline, alike(0, 8))
+        for label in (2, 0):
+            await pipeline.label([LabelEntry("c", "s", n, label, n) for n in range(8)])
+        assert {p.predicted for p in await answered(pipeline, alike(8))} == {0}
+
+    play(scene)
+
+
+def test_a_swap_leaves_what_labels_said(play: Callable[[Scene], None], wave_bundle: Path) -> None:
+    async def scene(pipeline: Pipeline) -> None:
+        await answered(pipeline, alike(0, 8))
+        await pipeline.label([LabelEntry("c", "s", n, 2, n) for n in range(8)])
+        source, adapted = pipeline.version, ModelVersion.load(wave_bundle)
+        adapted.id = "adapted"
+        adapted.manifest = adapted.manifest.model_copy(update={"adaptation": {}})
+        await pipeline.swap(Serving(adapted, (source,)))
+        assert {p.predicted for p in await answered(pipeline, alike(8))} == {2}
+        await pipeline.swap(Serving(adapted))  # keyed by other embeddings from now on
+        await pipeline.label([LabelEntry("c", "s", 8, 1, 8)])
+        assert {p.overruled for p in await answered(pipeline, alike(12))} == {None}
 
     play(scene)
 

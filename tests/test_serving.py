@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from edgetuner.errors import DriftError  # noqa: E402
 from edgetuner.inference import ModelVersion, Outputs  # noqa: E402
-from edgetuner.serving import Serving  # noqa: E402
+from edgetuner.serving import Answer, Serving  # noqa: E402
 from tests import waves  # noqa: E402
 
 K = 3
@@ -58,9 +58,9 @@ def adapted(source: ModelVersion) -> ModelVersion:
 def test_alone_a_version_is_served_as_it_is(source: ModelVersion) -> None:
     x = np.stack([waves.window(n, n % 3) for n in range(9)])
     (own,) = Serving(source).outputs(x)
-    answer = Serving(source).answer([own])
-    assert answer.predicted is own.predicted and answer.confidence is own.confidence
-    assert np.allclose(own.probabilities().max(axis=1), own.confidence, atol=1e-6)
+    answer = Answer.of(Serving(source).mixed([own]))
+    assert answer.predicted.tolist() == own.predicted.tolist()
+    assert np.allclose(answer.confidence, own.confidence, atol=1e-6)
     serving = Serving(source).told([own], np.zeros(9, np.int64))
     assert serving == Serving(source), "there is nothing to weigh"
     assert own.take(np.array([7, 2])).predicted.tolist() == own.predicted[[7, 2]].tolist()
@@ -96,7 +96,7 @@ def test_on_probation_the_version_before_answers_as_well_and_then_no_more(
 def test_the_surer_one_decides_and_the_live_one_comes_first() -> None:
     serving = together(Sure(0.4, 0.3, 0.3), Sure(0.05, 0.9, 0.05))
     outputs = serving.outputs(X)
-    answer = serving.answer(outputs)
+    answer = Answer.of(serving.mixed(outputs))
     assert answer.predicted.tolist() == [1] and outputs[0].predicted.tolist() == [0]
     assert answer.confidence[0] == pytest.approx(0.6)
     assert answer.predicted.dtype == np.int64 and answer.confidence.dtype == np.float32

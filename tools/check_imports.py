@@ -26,7 +26,18 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"cli"}),
     frozenset({"service", "replay", "simulate", "doctor"}),
     frozenset({"pipeline", "adapt", "client", "ingest", "control", "publisher", "predictor"}),
-    frozenset({"store", "inference", "serving", "registry", "transport", "connect", "pretrain"}),
+    frozenset(
+        {
+            "store",
+            "inference",
+            "serving",
+            "label_cache",
+            "registry",
+            "transport",
+            "connect",
+            "pretrain",
+        }
+    ),
     frozenset({"bundle", "protocol", "config", "data", "recordings", "factories", "augment"}),
     frozenset(
         {"peft", "drift", "telemetry", "models", "metrics", "notify", "log", "addresses", "frames"}

@@ -55,6 +55,14 @@ class ClassDistance:
             rest_precision=float(1 / outside.mean()) if len(outside) else 0.0,
         )
 
+    def places(self, embedding: Floats) -> NDArray[np.float32]:
+        """Embedding (N, D) in units in which two windows of a class are 1 apart in the mean square:
+        whitened, over sqrt(2 R) -> (N, R).
+        """
+        white = np.asarray(embedding, np.float32) @ self.whitening
+        places: NDArray[np.float32] = white / np.float32(np.sqrt(2 * white.shape[1]))
+        return places
+
     def __call__(self, embedding: Floats, predicted: Ints) -> NDArray[np.float64]:
         """Distance of embedding (N, D) to its predicted class (N,), in standard deviations (N,)."""
         offset = np.asarray(embedding, np.float32) - self.means[predicted]  # (N, D)

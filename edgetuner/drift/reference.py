@@ -234,6 +234,12 @@ class Reference:
         ordinary: Scores = np.exp(-0.25 * np.square(np.maximum(standard, 0.0)))
         return ordinary
 
+    def places(self, embedding: ArrayLike) -> NDArray[np.float32]:
+        """Where embeddings (N, D) lie, (N, R), in units in which two windows of a class at home are
+        1 apart in the mean square.
+        """
+        return self.distance.places(np.asarray(embedding))
+
     def _scale(self, name: str) -> Scale:
         scale = Scale.fit(
             self.held[name], self.held_predicted, self.held_recording, len(self.classes)

@@ -70,8 +70,8 @@ class Intake:
         if entry.seq > stream.last_seq:
             return self._label_early(entry, stream, change)
         found = self._database.query(
-            "SELECT row, refusal, label, predicted, version FROM main.window "
-            "WHERE stream = ? AND seq = ?",
+            "SELECT row, refusal, label, coalesce(overruled, predicted), version "
+            "FROM main.window WHERE stream = ? AND seq = ?",
             (stream.id, entry.seq),
         )
         if not found:

@@ -118,7 +118,9 @@ class LabelReceipt:
             `expired`: its window is pruned or lost; `refused`: its window was refused;
             `unknown_stream`: no window of it ever came.
         durable: the label survives SIGKILL and a loss of power.
-        row, predicted, version: of its window, where that is held and predicted.
+        row: of its window, where that is held.
+        predicted, version: what was said of it, by whom, where it is predicted; the versions' own
+            word where labels overruled it.
     """
 
     outcome: LabelOutcome
@@ -129,12 +131,17 @@ class LabelReceipt:
 
 
 class Prediction(NamedTuple):
-    """What the model `version` said of the window in `row`."""
+    """What is said of the window in `row` with the model `version` live.
+
+    `overruled` is the class that the versions gave it by themselves, where labels of windows like
+    it made another one of that.
+    """
 
     row: int
     predicted: int
     confidence: float
     version: str
+    overruled: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +191,7 @@ class Context:
     keys: tuple[Key, ...]
     x: NDArray[np.float32]  # (N, C, T)
     y: NDArray[np.int64]  # (N,), -1 where there is no label
-    predicted: NDArray[np.int64]  # (N,)
+    predicted: NDArray[np.int64]  # (N,), by the versions alone where labels overruled them
     confidence: NDArray[np.float64]  # (N,)
     row: NDArray[np.int64]  # (N,)
     stream: NDArray[np.int64]  # (N,), index into keys

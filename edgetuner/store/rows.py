@@ -41,7 +41,7 @@ def unpublished(database: Database, task: Task, streams: Iterable[StreamState]) 
         row
         for stream in streams
         for row in database.query(
-            f"SELECT {_WINDOW}, w.predicted, w.confidence, w.version FROM {_JOINED} "
+            f"SELECT {_WINDOW}, w.predicted, w.confidence, w.version, w.overruled FROM {_JOINED} "
             "WHERE w.stream = ? AND w.seq > ? AND w.predicted IS NOT NULL",
             (stream.id, stream.published),
         )
@@ -110,7 +110,8 @@ def _newest(
 ) -> list[tuple[Any, ...]]:
     other = Stage.LABELLED if labelled else Stage.UNLABELLED
     return database.query(
-        "SELECT row, ?, seq, t_ns, label, predicted, confidence, version FROM main.window "
+        "SELECT row, ?, seq, t_ns, label, coalesce(overruled, predicted), confidence, version "
+        "FROM main.window "
         "WHERE stream = ? AND seq >= ? AND stage IN (?, ?) ORDER BY seq DESC LIMIT ?",
         (index, stream, start, Stage.LABELLED, other, limit),
     )

@@ -11,7 +11,7 @@ from typing import Any
 from edgetuner.errors import StoreError
 
 APPLICATION_ID = 0x45445431  # "EDT1"
-VERSION = 1
+VERSION = 2
 
 
 class Stage(IntEnum):
@@ -38,6 +38,7 @@ _TABLES = (
         row INTEGER PRIMARY KEY, stream INTEGER NOT NULL, seq INTEGER NOT NULL,
         t_ns INTEGER NOT NULL, crc32 INTEGER NOT NULL, refusal TEXT, held INTEGER NOT NULL,
         label INTEGER, label_t_ns INTEGER, predicted INTEGER, confidence REAL, version TEXT,
+        overruled INTEGER,
         stage INTEGER GENERATED ALWAYS AS (CASE
             WHEN NOT held AND label IS NULL THEN {Stage.BARE:d}
             WHEN NOT held THEN {Stage.BARE_LABELLED:d}
@@ -56,7 +57,7 @@ _TABLES = (
 # All that are not computed.
 WINDOW_COLUMNS = (
     "row, stream, seq, t_ns, crc32, refusal, held, label, label_t_ns, "
-    "predicted, confidence, version"
+    "predicted, confidence, version, overruled"
 )
 
 

@@ -317,8 +317,10 @@ class Store:
             self._database.mirror_streams()
 
     def _record(self, prediction: Prediction, change: Change) -> bool:
-        row, predicted, confidence, version = prediction
-        if not (0 <= predicted < len(self._task.classes) and math.isfinite(confidence)):
+        row, predicted, confidence, version, overruled = prediction
+        said = predicted if overruled is None else overruled
+        classes = range(len(self._task.classes))
+        if not (predicted in classes and said in classes and math.isfinite(confidence)):
             raise UsageError(
                 "not a prediction of this task",
                 field="prediction",
@@ -326,9 +328,9 @@ class Store:
                 remedy=f"give a class below {len(self._task.classes)} and a finite confidence",
             )
         first = self._database.execute(
-            "UPDATE main.window SET predicted = ?, confidence = ?, version = ? "
-            "WHERE row = ? AND stage = ?",
-            (predicted, confidence, version, row, Stage.PENDING),
+            "UPDATE main.window SET predicted = ?, confidence = ?, version = ?, "
+            "overruled = ? WHERE row = ? AND stage = ?",
+            (predicted, confidence, version, overruled, row, Stage.PENDING),
         )
         if first:
             change.rows.append(row)

@@ -9,8 +9,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from benchmarks import policies  # noqa: E402
-from benchmarks.policies import POLICIES, Model, fine_tuned  # noqa: E402
-from benchmarks.prequential import BATCH, outcome, play  # noqa: E402
+from benchmarks.policies import AT_ONCE, POLICIES, Model, fine_tuned  # noqa: E402
+from benchmarks.prequential import outcome, play  # noqa: E402
 from benchmarks.scenarios import SCENARIOS, Cast  # noqa: E402
 
 RATE = 3e-3
@@ -72,7 +72,7 @@ def test_a_training_that_takes_long_is_paid_for_in_windows(run, stream, monkeypa
     _, log, _ = run(stream, "full")
     late = log.swaps[0][0]
     hop_s = stream.hop_s
-    assert late - quick >= 200 / hop_s - 2 * BATCH, "two looks, a hundred seconds each"
+    assert late - quick >= 200 / hop_s - 2 * AT_ONCE, "two looks, a hundred seconds each"
 
 
 def test_the_service_adapts_in_its_child_and_goes_by_the_clock_of_the_stream(run, stream):

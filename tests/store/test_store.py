@@ -294,8 +294,22 @@ def test_predictions_are_unpublished_until_marked(reopen: Reopen) -> None:
     store.mark_published({KEY: 1})
     found = reopen().unpublished()
     assert [recorded.window.row for recorded in found] == rows[2:]
-    assert found[0].prediction == (rows[2], 1, 0.5, "v1")
+    assert found[0].prediction == (rows[2], 1, 0.5, "v1", None)
     assert same_bits(found[0].window.x, samples(2))
+
+
+def test_what_labels_overruled_is_on_record(reopen: Reopen) -> None:
+    store = reopen()
+    rows = add(store, 0, 1)
+    store.record([(rows[0], 1, 0.5, "v1", 0), (rows[1], 1, 0.5, "v1")])
+    store = reopen()
+    assert [recorded.prediction.overruled for recorded in store.unpublished()] == [0, None]
+    assert [recorded.prediction.predicted for recorded in store.unpublished()] == [1, 1]
+    assert store.context({KEY: 0}, 9).predicted.tolist() == [0, 1], "what models are judged by"
+    (receipt,) = store.add_labels([label(0, 1)])
+    assert receipt.predicted == 0
+    with pytest.raises(UsageError, match="prediction"):
+        store.record([(add(store, 2)[0], 1, 0.5, "v1", 99)])
 
 
 def test_a_watermark_never_falls(store: Store) -> None:

@@ -196,7 +196,7 @@ def test_somebody_elses_database_is_left_alone(path: Path) -> None:
 def test_another_version_is_left_alone(path: Path) -> None:
     edit(path, f"PRAGMA application_id = {APPLICATION_ID}", "PRAGMA user_version = 99")
     error = refused(path)
-    assert error.problem == "not a store of this version: user_version is not 1"
+    assert error.problem == "not a store of this version: user_version is not 2"
     assert error.value == 99
 
 

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("torch")
+
+from edgetuner.errors import DriftError
+from edgetuner.inference import Outputs
+from edgetuner.label_cache import LabelCache
+
+KEY, OTHER = ("c", "s"), ("c", "t")
+EVEN = np.array([[0.5, 0.3, 0.2]])
+
+
+def anchor(name: str = "source", ordinary: float = 0.0, finite: bool = True) -> Any:
+    """A version to which embeddings are places already."""
+
+    def told(embedding: Any, *_: Any) -> Any:
+        if not finite:
+            raise DriftError("not finite")
+        return np.full(len(embedding), ordinary)
+
+    reference = SimpleNamespace(places=lambda embedding: embedding, ordinary=told)
+    return SimpleNamespace(id=name, reference=reference)
+
+
+def at(*places: float) -> Outputs:
+    """Windows whose embeddings are (place, 0)."""
+    embeddings = np.array([[place, 0.0] for place in places], np.float32)
+    none = np.zeros(len(places))
+    return Outputs(none.astype(np.int64), none, none[:, None], embeddings)
+
+
+def heard(*said: tuple[float, int, int], version: Any = None, key: Any = KEY) -> LabelCache:
+    """A cache that has heard (place, seq, label)."""
+    cache = LabelCache()
+    places, seqs, labels = zip(*said, strict=True)
+    cache.hear(version or anchor(), at(*places), [key] * len(said), seqs, labels)
+    return cache
+
+
+def corrected(cache: LabelCache, place: float, seq: int, version: Any = None) -> Any:
+    return cache.corrected(version or anchor(), at(place), [KEY], [seq], EVEN)[0]
+
+
+def test_labels_count_by_nearness_and_age_beside_the_models_own_word() -> None:
+    cache = heard((0.0, 10, 2), (0.5, 14, 1))
+    for ordinary in (0.0, 0.25, 1.0):
+        weights = (0.3 + 4 * ordinary) * EVEN[0]
+        weights[2] += math.exp(-((0.1 / 0.5) ** 2) / 2 - 10 / 60)
+        weights[1] += math.exp(-((0.4 / 0.5) ** 2) / 2 - 6 / 60)
+        found = corrected(cache, 0.1, 20, anchor(ordinary=ordinary))
+        assert found == pytest.approx(weights / weights.sum(), abs=1e-6)
+
+
+def test_one_label_decides_where_the_window_is_strange_and_none_where_it_is_ordinary() -> None:
+    cache = heard((0.0, 10, 2))
+    assert corrected(cache, 0.0, 11, anchor(ordinary=0.0)).argmax() == 2
+    assert corrected(cache, 0.0, 11, anchor(ordinary=1.0)).argmax() == 0
+
+
+@pytest.mark.parametrize(("place", "seq"), [(4.0, 11), (0.0, 1000)])
+def test_what_is_unlike_or_long_past_says_nothing(place: float, seq: int) -> None:
+    assert corrected(heard((0.0, 10, 2)), place, seq) == pytest.approx(EVEN[0], abs=1e-6)
+
+
+def test_without_a_label_of_its_stream_a_window_is_left_as_it_is() -> None:
+    assert LabelCache().corrected(anchor(), at(0.0), [KEY], [0], EVEN) is EVEN
+    of_another = heard((0.0, 10, 2), key=OTHER)
+    assert of_another.corrected(anchor(), at(0.0), [KEY], [11], EVEN) is EVEN
+    both = of_another.corrected(
+        anchor(), at(0.0, 0.0), [KEY, OTHER], [11, 11], np.repeat(EVEN, 2, axis=0)
+    )
+    assert both[0] == pytest.approx(EVEN[0]) and both[1].argmax() == 2
+
+
+def test_the_latest_label_of_a_window_counts_and_only_once() -> None:
+    cache = heard((0.0, 10, 1), (0.0, 10, 2), (0.0, 10, 2))
+    assert corrected(cache, 0.0, 10) == pytest.approx(corrected(heard((0.0, 10, 2)), 0.0, 10))
+
+
+def test_embeddings_of_another_version_begin_anew() -> None:
+    cache = heard((0.0, 10, 2))
+    other = anchor("other")
+    assert cache.corrected(other, at(0.0), [KEY], [11], EVEN) is EVEN
+    assert corrected(cache, 0.0, 11).argmax() == 2, "asking changes nothing"
+    cache.hear(other, at(9.0), [KEY], [11], [1])
+    assert cache.corrected(anchor(), at(0.0), [KEY], [12], EVEN) is EVEN
+
+
+def test_what_is_not_finite_has_no_place() -> None:
+    assert corrected(heard((0.0, 1, 2), (math.nan, 2, 1)), 0.0, 3).argmax() == 2
+    cache = heard((0.0, 1, 2))
+    assert cache.corrected(anchor(finite=False), at(math.inf), [KEY], [3], EVEN) is EVEN
+
+
+def test_it_is_bounded() -> None:
+    cache = heard(*((0.0, seq, 1) for seq in range(64)))
+    cache.hear(anchor(), at(*[0.0] * 64), [KEY] * 64, range(64, 128), [2] * 64)
+    assert corrected(cache, 0.0, 128)[2] > 0.9, "the newest ones of a stream"
+    for n in range(256):
+        cache.hear(anchor(), at(0.0), [("c", str(n))], [0], [1])
+    assert cache.corrected(anchor(), at(0.0), [KEY], [128], EVEN) is EVEN, "the latest streams"
+
+
+def test_a_copy_goes_its_own_way() -> None:
+    cache = heard((0.0, 10, 2))
+    twin = cache.copy()
+    twin.hear(anchor(), at(0.0), [KEY], [10], [1])
+    assert corrected(cache, 0.0, 11).argmax() == 2 and corrected(twin, 0.0, 11).argmax() == 1
+
+
+@given(
+    st.lists(st.tuples(st.floats(-3, 3), st.integers(0, 200), st.integers(0, 2)), min_size=1),
+    st.floats(-3, 3),
+    st.integers(0, 200),
+    st.floats(0, 1),
+)
+def test_probabilities_stay_such_and_a_label_never_speaks_against_itself(
+    said: list[tuple[float, int, int]], place: float, seq: int, ordinary: float
+) -> None:
+    version = anchor(ordinary=ordinary)
+    cache = heard(*said)
+    before = corrected(cache, place, seq, version)
+    assert before.sum() == pytest.approx(1) and (before >= 0).all()
+    new = max(number for _, number, _ in said) + 1
+    cache.hear(version, at(place), [KEY], [new], [1])
+    if len(said) < 64:
+        assert corrected(cache, place, seq, version)[1] >= before[1] - 1e-9
