@@ -91,7 +91,7 @@ def memory(config: Config, sysroot: Path) -> Diagnosis:
             value=f"{free // _MB} MB free, {needed // _MB} MB asked for",
             remedy="end what holds it, such as a desktop, or lower adapt.memory_budget_mb",
         )
-        return Diagnosis("memory", "trouble", str(error), facts, error)
+        return Diagnosis.of("memory", error, facts)
     of = "" if total is None else f" of {total // _MB}"
     return Diagnosis(
         "memory", "ok", f"{free // _MB}{of} MB available, training asks for {needed // _MB}", facts

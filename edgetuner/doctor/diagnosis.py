@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -29,9 +30,11 @@ class Diagnosis:
     error: EdgetunerError | None = None
 
     @classmethod
-    def of(cls, check: str, error: EdgetunerError, state: State = "trouble") -> Diagnosis:
-        """An error as what a check found."""
-        return cls(check, state, str(error), error=error)
+    def of(
+        cls, check: str, error: EdgetunerError, facts: Mapping[str, Any] | None = None
+    ) -> Diagnosis:
+        """An error as the trouble that a check found, and what was measured on the way."""
+        return cls(check, "trouble", str(error), dict(facts or {}), error)
 
     def to_wire(self) -> dict[str, Any]:
         """JSON-compatible values."""

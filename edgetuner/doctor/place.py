@@ -61,7 +61,7 @@ def state_dir(config: Config) -> Iterator[Diagnosis]:
             value=str(there),
             remedy=f"run it as the service does: sudo -u {_owner(about)} edgetuner doctor",
         )
-        yield Diagnosis("state_dir", "trouble", str(error), facts, error)
+        yield Diagnosis.of("state_dir", error, facts)
         return
     if there == folder and about.st_mode & stat.S_IRWXO:
         loose = AccessError(
@@ -70,7 +70,7 @@ def state_dir(config: Config) -> Iterator[Diagnosis]:
             value=stat.filemode(about.st_mode),
             remedy=f"chmod o= {folder}",
         )
-        yield Diagnosis("state_dir", "trouble", str(loose), facts, loose)
+        yield Diagnosis.of("state_dir", loose, facts)
     elif config.store.durability != "memory" and _room(config) < config.store.max_mb * _MB:
         error = StoreError(
             "the disk has less room than the store may take",
@@ -78,7 +78,7 @@ def state_dir(config: Config) -> Iterator[Diagnosis]:
             value=f"{config.store.max_mb} MB, {facts['free_bytes'] // _MB} MB are free",
             remedy="free some disk space, or lower it",
         )
-        yield Diagnosis("state_dir", "trouble", str(error), facts, error)
+        yield Diagnosis.of("state_dir", error, facts)
     else:
         whose = f"{there}, of {_owner(about)}" + ("" if there == folder else ", will be made in it")
         said = f"{whose}, {facts['free_bytes'] / 1e9:.1f} GB free"
