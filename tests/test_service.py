@@ -88,6 +88,28 @@ def test_every_window_is_acknowledged_and_predicted_once_in_order(live: Live, he
         assert [data["model"] for data in told] == [p.model for p in mine]
 
 
+def test_labels_answer_at_once_for_windows_like_theirs(live: Live, heard: Heard) -> None:
+    with live.client("corrected") as client:
+
+        def answers(count: int, first: int) -> list[tuple[str, str | None]]:
+            for seq in range(first, first + count):
+                client.publish("s", waves.window(0, 0), t_ns=(seq + 1) * 10**9)
+            told = [next(client.predictions(PATIENCE_S)) for _ in range(count)]
+            return [(p.predicted, p.overruled) for p in told]
+
+        right, said = waves.CLASSES[0], waves.CLASSES[2]
+        assert answers(8, 0) == [(right, None)] * 8
+        for seq in range(8):
+            client.label("s", seq, said)
+        client.flush()
+        assert answers(2, 8) == [(said, right)] * 2
+    heard.wait("prediction.corrected.s", lambda data: data["seq"] == 9)
+    told = heard.of("prediction.corrected.s")
+    assert [data.get("overruled") for data in told] == [None] * 8 + [right] * 2
+    assert "overruled" not in told[0], "what is not so has no key"
+    assert live.call("status")["state"]["overruled"] == 2
+
+
 def test_windows_left_out_by_a_client_count_as_lost(live: Live) -> None:
     with live.client("skipper") as client:
         client.publish("s", waves.window(0, 0), t_ns=0)

