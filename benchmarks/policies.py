@@ -357,7 +357,7 @@ class EdgeTuner(Policy):
     async def windows(self, rows: range) -> Ints:
         self._now = rows.stop
         x = self.stream.windows.x
-        entries = [Entry(*KEY, row, self._t_ns(row), x[row], crc32=row) for row in rows]
+        entries = [Entry(*KEY, row, self.stream.t_ns(row), x[row], crc32=row) for row in rows]
         receipts = await self._pipeline.stored(lambda store: store.add(entries))
         stored: list[Window] = [r.window for r in receipts if r.window is not None]
         predicted, findings = await self._pipeline.predict(stored)
@@ -367,7 +367,7 @@ class EdgeTuner(Policy):
 
     async def labels(self, rows: Sequence[int]) -> None:
         entries = [
-            LabelEntry(*KEY, row, int(self.stream.label[row]), self._t_ns(self._now))
+            LabelEntry(*KEY, row, int(self.stream.label[row]), self.stream.t_ns(self._now))
             for row in rows
         ]
         _, findings = await self._pipeline.label(entries)
@@ -445,9 +445,6 @@ class EdgeTuner(Policy):
         if topic == "event.adaptation_failed":
             self.log.failures.append(data["error"]["message"])
 
-    def _t_ns(self, row: int) -> int:
-        return (row + 1) * round(1e9 * self.stream.hop_s)
-
 
 class LabelsAlone(EdgeTuner):
     """The service with its label cache, but it never trains: what is left is what training adds."""
@@ -481,23 +478,24 @@ class Rehearsal:
         answers = []
         for first in range(rows.start, rows.stop, AT_ONCE):
             few = np.arange(first, min(first + AT_ONCE, rows.stop))
-            outputs, places = self._outputs(serving, few)
-            anchor = (serving.anchor, outputs[serving.anchored])
-            mixed = cache.corrected(*anchor, *places, serving.mixed(outputs))
-            answers.append(mixed.argmax(axis=1))
+            outputs, keys, times = self._outputs(serving, few)
+            mixed, anchor = serving.mixed(outputs), outputs[serving.anchored]
+            answer = cache.corrected(serving.anchor, anchor, keys, times, mixed)
+            answers.append(answer.argmax(axis=1))
             come = labelled[(due >= first) & (due <= few[-1])]
             if len(come):
-                outputs, places = self._outputs(serving, come)
-                y = self._stream.label[come]
-                cache.hear(serving.anchor, outputs[serving.anchored], *places, y.tolist())
+                outputs, keys, times = self._outputs(serving, come)
+                y, anchor = self._stream.label[come], outputs[serving.anchored]
+                cache.hear(serving.anchor, anchor, keys, come.tolist(), times, y.tolist())
                 own = np.flatnonzero(come >= self._since)
                 serving = serving.told([out.take(own) for out in outputs], y[own])
         return np.concatenate(answers)
 
     def _outputs(
         self, serving: Serving, rows: Ints
-    ) -> tuple[list[Outputs], tuple[list[tuple[str, str]], list[int]]]:
-        return serving.outputs(self._stream.windows.x[rows]), ([KEY] * len(rows), rows.tolist())
+    ) -> tuple[list[Outputs], list[tuple[str, str]], list[int]]:
+        outputs = serving.outputs(self._stream.windows.x[rows])
+        return outputs, [KEY] * len(rows), [self._stream.t_ns(row) for row in rows.tolist()]
 
 
 POLICIES: dict[str, type[Policy]] = {

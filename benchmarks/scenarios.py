@@ -57,6 +57,10 @@ class Stream:
     def __len__(self) -> int:
         return len(self.windows)
 
+    def t_ns(self, row: int) -> int:
+        """When a window came, in nanoseconds since the stream began; none is from before that."""
+        return (row + 1) * round(1e9 * self.hop_s)
+
 
 @dataclass(frozen=True, eq=False)
 class Cast:

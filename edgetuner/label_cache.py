@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,22 +16,33 @@ from edgetuner.inference import ModelVersion, Outputs
 
 StreamKey = tuple[str, str]
 
-_NEAR = 0.5  # of the distance of two windows of a class at home: so far a label reaches
-_RECENT = 60.0  # windows of the stream after which a label counts 1/e
-_LABELS = 64  # of a stream, the newest ones
+_NEAR = 0.6  # of the distance of two windows of a class at home: so far a label reaches
+_RECENT_NS = 300e9  # by the time of the windows: after it a label counts 1/e
+_LABELS = 128  # of a stream, the newest ones
 _STREAMS = 256  # that somebody labels, the latest ones
 # How many labels of windows just like it the model's own word is worth, where a window is strange
 # to it, and how many more where it is ordinary: so labels that are wrong do little harm at home.
 _STRANGE, _ORDINARY = 0.3, 4.0
+_NONE = np.empty(0, np.int64)
 
 
-@dataclass
-class _Said:
+class _Said(NamedTuple):
     """Labelled windows of a stream, in the order in which they were heard of."""
 
-    places: list[NDArray[np.float32]] = field(default_factory=list)  # each (R,)
-    seqs: list[int] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
+    places: NDArray[np.float32]  # (M, R)
+    seqs: NDArray[np.int64]  # (M,)
+    t_ns: NDArray[np.int64]  # (M,)
+    labels: NDArray[np.int64]  # (M,)
+
+    def and_of(self, place: NDArray[np.float32], seq: int, t_ns: int, label: int) -> _Said:
+        """With one more; another label of that window is forgotten, and the oldest beyond many."""
+        kept = self.seqs != seq
+        return _Said(
+            np.vstack([self.places[kept], place])[-_LABELS:],
+            np.append(self.seqs[kept], seq)[-_LABELS:],
+            np.append(self.t_ns[kept], t_ns)[-_LABELS:],
+            np.append(self.labels[kept], label)[-_LABELS:],
+        )
 
 
 class LabelCache:
@@ -43,9 +54,9 @@ class LabelCache:
     windows of a class at home are 1 apart, and o how ordinary it is to its model
     (`Reference.ordinary`), what is served is in proportion to
 
-        (.3 + 4 o) p + sum_i exp(-|e - e_i|^2 / (2 * .5^2) - age_i / 60) onehot(label_i)
+        (.3 + 4 o) p + sum_i exp(-|e - e_i|^2 / (2 * .6^2) - age_i / 300) onehot(label_i)
 
-    over the labelled windows i of the same stream; their age is in windows. So a label speaks for
+    over the labelled windows i of the same stream; their age is in seconds. So a label speaks for
     the bout it is of and for what looks the same soon afterwards, and for nothing else. Nothing is
     learned for good: that is left to training, for which the versions are judged by what they say
     by themselves.
@@ -65,6 +76,7 @@ class LabelCache:
         out: Outputs,
         keys: Sequence[StreamKey],
         seqs: Sequence[int],
+        times: Sequence[int],
         labels: Sequence[int],
     ) -> None:
         """Remembers labels of N windows; the latest one of a window counts.
@@ -73,25 +85,18 @@ class LabelCache:
             anchor: the version whose embeddings are the keys.
             out: what it makes of the windows.
             keys, seqs: which windows they are.
+            times: of these, by the clock of their sensor, in nanoseconds.
             labels: class indices.
         """
         if anchor.id != self._of:
             self._of = anchor.id
             self._streams.clear()
         places = anchor.reference.places(out.embeddings)
-        for place, key, seq, label in zip(places, keys, seqs, labels, strict=True):
+        for place, key, seq, t_ns, label in zip(places, keys, seqs, times, labels, strict=True):
             if not np.isfinite(place).all():
                 continue
-            said = self._streams.setdefault(key, _Said())
-            self._streams.move_to_end(key)
-            if seq in said.seqs:
-                said.labels[said.seqs.index(seq)] = label
-                continue
-            said.places.append(place)
-            said.seqs.append(seq)
-            said.labels.append(label)
-            for values in (said.places, said.seqs, said.labels):
-                del values[:-_LABELS]
+            said = self._streams.pop(key, _Said(places[:0], *[_NONE] * 3))
+            self._streams[key] = said.and_of(place, seq, t_ns, label)
         while len(self._streams) > _STREAMS:
             self._streams.popitem(last=False)
 
@@ -100,7 +105,7 @@ class LabelCache:
         anchor: ModelVersion,
         out: Outputs,
         keys: Sequence[StreamKey],
-        seqs: Sequence[int],
+        times: Sequence[int],
         probabilities: NDArray[np.float64],
     ) -> NDArray[np.float64]:
         """The probabilities (N, K) of N windows, as labels of windows like them correct them; the
@@ -119,10 +124,10 @@ class LabelCache:
             if said is None:
                 continue
             rows = [row for row, other in enumerate(keys) if other == key]
-            apart = places[rows][:, None] - np.stack(said.places)  # (n, M, R)
+            apart = places[rows][:, None] - said.places  # (n, M, R)
             square = np.einsum("nmr,nmr->nm", apart, apart)
-            age = np.abs(np.subtract.outer([seqs[row] for row in rows], said.seqs))
-            speaks = np.exp(-square / (2 * _NEAR**2) - age / _RECENT)
+            age = np.abs(np.subtract.outer([times[row] for row in rows], said.t_ns))
+            speaks = np.exp(-square / (2 * _NEAR**2) - age / _RECENT_NS)
             weights[rows] += speaks @ np.eye(probabilities.shape[1])[said.labels]
         corrected: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
         return corrected
@@ -131,6 +136,5 @@ class LabelCache:
         """One that hears what this one has heard so far, and from now on by itself."""
         twin = LabelCache()
         twin._of = self._of
-        for key, said in self._streams.items():
-            twin._streams[key] = _Said(list(said.places), list(said.seqs), list(said.labels))
+        twin._streams = self._streams.copy()
         return twin

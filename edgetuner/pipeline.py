@@ -152,7 +152,12 @@ class Pipeline:
         if not told:
             return []
         serving, outputs = self._serving, self._serving.outputs(x[held])
-        self._keep(outputs, [entry for entry, _ in told], [entry.label for entry, _ in told])
+        self._keep(
+            outputs,
+            [entry for entry, _ in told],
+            [receipt.t_ns for _, receipt in told],
+            [entry.label for entry, _ in told],
+        )
         mine = np.array(
             [r.version == serving.version.id and r.outcome == "stored" for _, r in told], bool
         )
@@ -170,12 +175,17 @@ class Pipeline:
         )
 
     def _keep(
-        self, outputs: Sequence[Outputs], of: Sequence[LabelEntry | Window], labels: Sequence[int]
+        self,
+        outputs: Sequence[Outputs],
+        of: Sequence[LabelEntry | Window],
+        times: Sequence[int],
+        labels: Sequence[int],
     ) -> None:
         if self._cache is not None:
             serving = self._serving
             keys, seqs = [(one.client, one.stream) for one in of], [one.seq for one in of]
-            self._cache.hear(serving.anchor, outputs[serving.anchored], keys, seqs, labels)
+            anchor = outputs[serving.anchored]
+            self._cache.hear(serving.anchor, anchor, keys, seqs, times, labels)
 
     def _watch_labels(self, told: Sequence[Told]) -> list[Finding]:
         findings: list[Finding] = []
@@ -210,7 +220,9 @@ class Pipeline:
                 LabelEntry(
                     p.window.client, p.window.stream, p.window.seq, quicker[p.window.row], 0
                 ),
-                LabelReceipt("stored", True, p.window.row, _by_versions(p), p.version),
+                LabelReceipt(
+                    "stored", True, p.window.row, _by_versions(p), p.version, p.window.t_ns
+                ),
             )
             for p in known
             if p.window.row in quicker
@@ -300,7 +312,8 @@ class Pipeline:
         said = answer = Answer.of(mixed)
         if self._cache is not None:
             anchor = outputs[serving.anchored]
-            answer = Answer.of(self._cache.corrected(serving.anchor, anchor, keys, seqs, mixed))
+            times = [window.t_ns for window in windows]
+            answer = Answer.of(self._cache.corrected(serving.anchor, anchor, keys, times, mixed))
         findings = self._monitor.update_many(
             keys,
             seqs,
@@ -314,7 +327,8 @@ class Pipeline:
         labels = np.array([windows[i].label for i in known], np.int64)
         heard = [out.take(known) for out in outputs]
         self._serving = serving.told(heard, labels)
-        self._keep(heard, [windows[i] for i in known], labels.tolist())
+        labelled = [windows[i] for i in known]
+        self._keep(heard, labelled, [window.t_ns for window in labelled], labels.tolist())
         answers = zip(
             windows,
             answer.predicted.tolist(),

@@ -41,21 +41,29 @@ def at(*places: float) -> Outputs:
 def heard(*said: tuple[float, int, int], version: Any = None, key: Any = KEY) -> LabelCache:
     """A cache that has heard (place, seq, label)."""
     cache = LabelCache()
-    places, seqs, labels = zip(*said, strict=True)
-    cache.hear(version or anchor(), at(*places), [key] * len(said), seqs, labels)
+    tell(cache, *said, version=version, key=key)
     return cache
 
 
+def tell(
+    cache: LabelCache, *said: tuple[float, int, int], version: Any = None, key: Any = KEY
+) -> None:
+    """Windows come every five seconds."""
+    places, seqs, labels = zip(*said, strict=True)
+    times = [5 * 10**9 * seq for seq in seqs]
+    cache.hear(version or anchor(), at(*places), [key] * len(said), seqs, times, labels)
+
+
 def corrected(cache: LabelCache, place: float, seq: int, version: Any = None) -> Any:
-    return cache.corrected(version or anchor(), at(place), [KEY], [seq], EVEN)[0]
+    return cache.corrected(version or anchor(), at(place), [KEY], [5 * 10**9 * seq], EVEN)[0]
 
 
 def test_labels_count_by_nearness_and_age_beside_the_models_own_word() -> None:
     cache = heard((0.0, 10, 2), (0.5, 14, 1))
     for ordinary in (0.0, 0.25, 1.0):
         weights = (0.3 + 4 * ordinary) * EVEN[0]
-        weights[2] += math.exp(-((0.1 / 0.5) ** 2) / 2 - 10 / 60)
-        weights[1] += math.exp(-((0.4 / 0.5) ** 2) / 2 - 6 / 60)
+        weights[2] += math.exp(-((0.1 / 0.6) ** 2) / 2 - 50 / 300)
+        weights[1] += math.exp(-((0.4 / 0.6) ** 2) / 2 - 30 / 300)
         found = corrected(cache, 0.1, 20, anchor(ordinary=ordinary))
         assert found == pytest.approx(weights / weights.sum(), abs=1e-6)
 
@@ -91,7 +99,7 @@ def test_embeddings_of_another_version_begin_anew() -> None:
     other = anchor("other")
     assert cache.corrected(other, at(0.0), [KEY], [11], EVEN) is EVEN
     assert corrected(cache, 0.0, 11).argmax() == 2, "asking changes nothing"
-    cache.hear(other, at(9.0), [KEY], [11], [1])
+    tell(cache, (9.0, 11, 1), version=other)
     assert cache.corrected(anchor(), at(0.0), [KEY], [12], EVEN) is EVEN
 
 
@@ -102,18 +110,18 @@ def test_what_is_not_finite_has_no_place() -> None:
 
 
 def test_it_is_bounded() -> None:
-    cache = heard(*((0.0, seq, 1) for seq in range(64)))
-    cache.hear(anchor(), at(*[0.0] * 64), [KEY] * 64, range(64, 128), [2] * 64)
-    assert corrected(cache, 0.0, 128)[2] > 0.9, "the newest ones of a stream"
+    cache = heard(*((0.0, seq, 1) for seq in range(128)))
+    tell(cache, *((0.0, seq, 2) for seq in range(128, 256)))
+    assert corrected(cache, 0.0, 256)[2] > 0.95, "the newest ones of a stream"
     for n in range(256):
-        cache.hear(anchor(), at(0.0), [("c", str(n))], [0], [1])
+        tell(cache, (0.0, 0, 1), key=("c", str(n)))
     assert cache.corrected(anchor(), at(0.0), [KEY], [128], EVEN) is EVEN, "the latest streams"
 
 
 def test_a_copy_goes_its_own_way() -> None:
     cache = heard((0.0, 10, 2))
     twin = cache.copy()
-    twin.hear(anchor(), at(0.0), [KEY], [10], [1])
+    tell(twin, (0.0, 10, 1))
     assert corrected(cache, 0.0, 11).argmax() == 2 and corrected(twin, 0.0, 11).argmax() == 1
 
 
@@ -131,6 +139,6 @@ def test_probabilities_stay_such_and_a_label_never_speaks_against_itself(
     before = corrected(cache, place, seq, version)
     assert before.sum() == pytest.approx(1) and (before >= 0).all()
     new = max(number for _, number, _ in said) + 1
-    cache.hear(version, at(place), [KEY], [new], [1])
-    if len(said) < 64:
+    tell(cache, (place, new, 1), version=version)
+    if len(said) < 128:
         assert corrected(cache, place, seq, version)[1] >= before[1] - 1e-9

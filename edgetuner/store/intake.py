@@ -70,18 +70,18 @@ class Intake:
         if entry.seq > stream.last_seq:
             return self._label_early(entry, stream, change)
         found = self._database.query(
-            "SELECT row, refusal, label, coalesce(overruled, predicted), version "
+            "SELECT row, refusal, label, coalesce(overruled, predicted), version, t_ns "
             "FROM main.window WHERE stream = ? AND seq = ?",
             (stream.id, entry.seq),
         )
         if not found:
             return LabelReceipt("expired")
-        row, refusal, before, predicted, version = found[0]
+        row, refusal, before, *of_window = found[0]
         if refusal is not None:
             return LabelReceipt("refused")
         durable = self._durability != "memory"
         if before == entry.label:
-            return LabelReceipt("duplicate", durable, row, predicted, version)
+            return LabelReceipt("duplicate", durable, row, *of_window)
         self._database.execute(
             "UPDATE main.window SET label = ?, label_t_ns = ? WHERE row = ?",
             (entry.label, entry.t_ns, row),
@@ -89,8 +89,8 @@ class Intake:
         change.rows.append(row)
         if before is None:
             stream.labelled += 1
-            return LabelReceipt("stored", durable, row, predicted, version)
-        return LabelReceipt("replaced", durable, row, predicted, version)
+            return LabelReceipt("stored", durable, row, *of_window)
+        return LabelReceipt("replaced", durable, row, *of_window)
 
     def _again(self, entry: Entry, stream: StreamState) -> Receipt:
         expected = stream.last_seq + 1

@@ -118,7 +118,7 @@ class LabelReceipt:
             `expired`: its window is pruned or lost; `refused`: its window was refused;
             `unknown_stream`: no window of it ever came.
         durable: the label survives SIGKILL and a loss of power.
-        row: of its window, where that is held.
+        row, t_ns: of its window, where that is held.
         predicted, version: what was said of it, by whom, where it is predicted; the versions' own
             word where labels overruled it.
     """
@@ -128,6 +128,7 @@ class LabelReceipt:
     row: int | None = None
     predicted: int | None = None
     version: str | None = None
+    t_ns: int = 0
 
 
 class Prediction(NamedTuple):
