@@ -371,6 +371,9 @@ class EdgeTuner(Policy):
             for row in rows
         ]
         _, findings = await self._pipeline.label(entries)
+        weighed = self._pipeline.serving
+        if weighed.version.id == self._serving.version.id:
+            self._serving = weighed
         self._found(findings)
         self._coordinator.on_labels()
 
@@ -479,13 +482,13 @@ class Rehearsal:
         for first in range(rows.start, rows.stop, AT_ONCE):
             few = np.arange(first, min(first + AT_ONCE, rows.stop))
             outputs, keys, times = self._outputs(serving, few)
-            mixed, anchor = serving.mixed(outputs), outputs[serving.anchored]
+            mixed, anchor = serving.mixed(outputs), outputs[serving.anchor_index]
             answer = cache.corrected(serving.anchor, anchor, keys, times, mixed)
             answers.append(answer.argmax(axis=1))
             come = labelled[(due >= first) & (due <= few[-1])]
             if len(come):
                 outputs, keys, times = self._outputs(serving, come)
-                y, anchor = self._stream.label[come], outputs[serving.anchored]
+                y, anchor = self._stream.label[come], outputs[serving.anchor_index]
                 cache.hear(serving.anchor, anchor, keys, come.tolist(), times, y.tolist())
                 own = np.flatnonzero(come >= self._since)
                 serving = serving.told([out.take(own) for out in outputs], y[own])

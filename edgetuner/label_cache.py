@@ -17,9 +17,11 @@ from edgetuner.inference import ModelVersion, Outputs
 StreamKey = tuple[str, str]
 
 _NEAR = 0.6  # of the distance of two windows of a class at home: so far a label reaches
-_RECENT_NS = 300e9  # by the time of the windows: after it a label counts 1/e
+_RECENT_NS = 300e9  # by the clock of the sensor: after it a label counts 1/e
+_PAST_NS = 5 * _RECENT_NS  # after it a label says nothing
 _LABELS = 128  # of a stream, the newest ones
 _STREAMS = 256  # that somebody labels, the latest ones
+_CLOCKS = 4096  # of streams, the latest ones
 # How many labels of windows just like it the model's own word is worth, where a window is strange
 # to it, and how many more where it is ordinary: so labels that are wrong do little harm at home.
 _STRANGE, _ORDINARY = 0.3, 4.0
@@ -27,21 +29,25 @@ _NONE = np.empty(0, np.int64)
 
 
 class _Said(NamedTuple):
-    """Labelled windows of a stream, in the order in which they were heard of."""
+    """Labelled windows of a stream, the oldest first."""
 
     places: NDArray[np.float32]  # (M, R)
     seqs: NDArray[np.int64]  # (M,)
     t_ns: NDArray[np.int64]  # (M,)
     labels: NDArray[np.int64]  # (M,)
 
-    def and_of(self, place: NDArray[np.float32], seq: int, t_ns: int, label: int) -> _Said:
-        """With one more; another label of that window is forgotten, and the oldest beyond many."""
+    def with_label(self, place: NDArray[np.float32], seq: int, t_ns: int, label: int) -> _Said:
+        """With one more: another label of that window is forgotten, and so are the oldest windows
+        beyond `_LABELS`.
+        """
         kept = self.seqs != seq
+        times = np.append(self.t_ns[kept], t_ns)
+        newest = np.argsort(times, kind="stable")[-_LABELS:]
         return _Said(
-            np.vstack([self.places[kept], place])[-_LABELS:],
-            np.append(self.seqs[kept], seq)[-_LABELS:],
-            np.append(self.t_ns[kept], t_ns)[-_LABELS:],
-            np.append(self.labels[kept], label)[-_LABELS:],
+            np.vstack([self.places[kept], place])[newest],
+            np.append(self.seqs[kept], seq)[newest],
+            times[newest],
+            np.append(self.labels[kept], label)[newest],
         )
 
 
@@ -50,9 +56,10 @@ class LabelCache:
     Joulin & Usunier 2017, arXiv 1612.04426) or for classes of a few images (Zhang et al. 2022,
     arXiv 2111.03930): the keys are embeddings, the values labels.
 
-    With p the probabilities that the versions give a window, e its embedding in units in which two
-    windows of a class at home are 1 apart, and o how ordinary it is to its model
-    (`Reference.ordinary`), what is served is in proportion to
+    With p the probabilities that the versions give a window together, e its embedding by the
+    version that all adaptations go back to, in units in which two windows of a class at home are 1
+    apart, and o how ordinary it is to that version (`Reference.ordinary`), what is served is in
+    proportion to
 
         (.3 + 4 o) p + sum_i exp(-|e - e_i|^2 / (2 * .6^2) - age_i / 300) onehot(label_i)
 
@@ -61,14 +68,25 @@ class LabelCache:
     learned for good: that is left to training, for which the versions are judged by what they say
     by themselves.
 
-    The embeddings are those of the version that all adaptations go back to, so that a swap leaves
-    the cache as it is; with another one of those it begins anew. It is in memory alone, and for one
-    thread.
+    As long as adaptations go back to the same version a swap leaves the cache as it is; with
+    another one it begins anew. It is in memory alone, and for one thread.
     """
 
     def __init__(self) -> None:
         self._of: str | None = None  # version
         self._streams: OrderedDict[StreamKey, _Said] = OrderedDict()
+        self._clocks: OrderedDict[StreamKey, int] = OrderedDict()  # t_ns of the newest window
+
+    def wants(self, key: StreamKey, t_ns: int) -> bool:
+        """Whether a label of a window from that time can still say anything."""
+        return self._clocks.get(key, t_ns) - t_ns <= _PAST_NS
+
+    def relabel(self, key: StreamKey, seq: int, label: int) -> None:
+        """Another label for a window that it may have heard of."""
+        said = self._streams.get(key)
+        if said is not None:
+            labels = np.where(said.seqs == seq, label, said.labels)
+            self._streams[key] = said._replace(labels=labels)
 
     def hear(
         self,
@@ -85,18 +103,23 @@ class LabelCache:
             anchor: the version whose embeddings are the keys.
             out: what it makes of the windows.
             keys, seqs: which windows they are.
-            times: of these, by the clock of their sensor, in nanoseconds.
+            times: when they began by the clock of their sensor, in nanoseconds.
             labels: class indices.
         """
+        if not keys:
+            return
+        try:
+            places = anchor.reference.places(out.embeddings)
+        except DriftError:  # a faulty bundle: it has no places
+            return
         if anchor.id != self._of:
             self._of = anchor.id
             self._streams.clear()
-        places = anchor.reference.places(out.embeddings)
         for place, key, seq, t_ns, label in zip(places, keys, seqs, times, labels, strict=True):
             if not np.isfinite(place).all():
                 continue
             said = self._streams.pop(key, _Said(places[:0], *[_NONE] * 3))
-            self._streams[key] = said.and_of(place, seq, t_ns, label)
+            self._streams[key] = said.with_label(place, seq, t_ns, label)
         while len(self._streams) > _STREAMS:
             self._streams.popitem(last=False)
 
@@ -111,13 +134,18 @@ class LabelCache:
         """The probabilities (N, K) of N windows, as labels of windows like them correct them; the
         very array where nobody has labelled any of these streams. Arguments as for `hear`.
         """
+        for key, t_ns in zip(keys, times, strict=True):
+            self._clocks[key] = max(t_ns, self._clocks.pop(key, t_ns))
+        while len(self._clocks) > _CLOCKS:
+            self._clocks.popitem(last=False)
         if anchor.id != self._of or not any(key in self._streams for key in keys):
             return probabilities
         try:
             ordinary = anchor.reference.ordinary(out.embeddings, out.predicted, out.confidence)
+            places = anchor.reference.places(out.embeddings)
         except DriftError:  # what the model gave is not finite: there is no place to look at
             return probabilities
-        places = anchor.reference.places(out.embeddings)
+        one_hot = np.eye(probabilities.shape[1])
         weights = (_STRANGE + _ORDINARY * ordinary)[:, None] * probabilities
         for key in dict.fromkeys(keys):
             said = self._streams.get(key)
@@ -128,7 +156,7 @@ class LabelCache:
             square = np.einsum("nmr,nmr->nm", apart, apart)
             age = np.abs(np.subtract.outer([times[row] for row in rows], said.t_ns))
             speaks = np.exp(-square / (2 * _NEAR**2) - age / _RECENT_NS)
-            weights[rows] += speaks @ np.eye(probabilities.shape[1])[said.labels]
+            weights[rows] += speaks @ one_hot[said.labels]
         corrected: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
         return corrected
 
@@ -136,5 +164,5 @@ class LabelCache:
         """One that hears what this one has heard so far, and from now on by itself."""
         twin = LabelCache()
         twin._of = self._of
-        twin._streams = self._streams.copy()
+        twin._streams, twin._clocks = self._streams.copy(), self._clocks.copy()
         return twin

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -125,45 +126,66 @@ class Pipeline:
         """What labels say of those who answer, each told once, and of windows like theirs."""
         if not told:
             return []
-        alone, findings = not self._serving.beside, []
-        if alone:
-            findings = await self.modelled(lambda: self._watch_labels(told))
-            if self._cache is None:
-                return findings
-        for start in range(0, len(told), _TURN):
-            some = told[start : start + _TURN]
+        alone = not self._serving.beside
+        findings, telling = await self.modelled(lambda: self._sift(told, alone))
+        for start in range(0, len(telling), _TURN):
+            some = telling[start : start + _TURN]
             rows = [receipt.row for _, receipt in some if receipt.row is not None]
             try:
-                x, held = await self.stored(lambda store, rows=rows: store.samples(rows))  # type: ignore[misc]
+                seen = await self.stored(partial(_reread, rows=rows))
             except StoreError:  # they are on record; what they say of anybody is lost, and no more
                 continue
-            findings += await self.modelled(
-                lambda some=some, x=x, held=held: self._learn(some, x, held, alone)  # type: ignore[misc]
-            )
+            findings += await self.modelled(partial(self._look_again, some, seen, alone))
         return findings
 
-    def _learn(
-        self, told: Sequence[Told], x: NDArray[np.float32], held: NDArray[np.bool_], alone: bool
-    ) -> list[Finding]:
-        """Keeps labels of windows x in the cache and, where more than one answers, lets them weigh
-        those and watches the live one.
+    def _sift(self, told: Sequence[Told], alone: bool) -> tuple[list[Finding], list[Told]]:
+        """Watches the live version if it answers alone; and those labels of which the windows are
+        worth another look, one of each window.
         """
+        findings = self._watch_labels(told) if alone else []
+        first = {receipt.row: (entry, receipt) for entry, receipt in reversed(told)}
+        return findings, [
+            (entry, receipt)
+            for entry, receipt in reversed(first.values())
+            if (not alone and self._weighs(receipt))
+            or (
+                self._cache is not None
+                and self._cache.wants((entry.client, entry.stream), receipt.t_ns)
+            )
+        ]
+
+    def _weighs(self, receipt: LabelReceipt) -> bool:
+        """Whether it is the first label of a window that those who answer now have answered."""
+        return receipt.outcome == "stored" and receipt.version == self._serving.version.id
+
+    def _look_again(
+        self,
+        told: Sequence[Told],
+        seen: tuple[NDArray[np.float32], NDArray[np.bool_], dict[int, int]],
+        alone: bool,
+    ) -> list[Finding]:
+        """Keeps labels in the cache, as they stand on record, with what is `seen` of their windows;
+        and where more than one answers, lets them weigh those and watches the live one.
+        """
+        x, held, labels = seen
+        for (entry, receipt), is_held in zip(told, held, strict=True):
+            if self._cache is not None and not is_held:  # pruned, and perhaps heard of before
+                label = labels.get(receipt.row or 0, entry.label)
+                self._cache.relabel((entry.client, entry.stream), entry.seq, label)
         told = [one for one, is_held in zip(told, held, strict=True) if is_held]
         if not told:
             return []
-        serving, outputs = self._serving, self._serving.outputs(x[held])
+        rows = np.array([i for i, (_, r) in enumerate(told) if not alone and self._weighs(r)], int)
+        serving, x = self._serving, x[held]
+        outputs = serving.outputs(x) if len(rows) else []
         self._keep(
-            outputs,
+            outputs[serving.anchor_index] if outputs else serving.anchor.predict(x),
             [entry for entry, _ in told],
             [receipt.t_ns for _, receipt in told],
-            [entry.label for entry, _ in told],
+            [labels.get(receipt.row or 0, entry.label) for entry, receipt in told],
         )
-        mine = np.array(
-            [r.version == serving.version.id and r.outcome == "stored" for _, r in told], bool
-        )
-        if alone or not mine.any():
+        if not outputs:
             return []
-        rows = np.flatnonzero(mine)
         y = np.array([told[row][0].label for row in rows], np.int64)
         self._serving = serving.told([out.take(rows) for out in outputs], y)
         by_itself = outputs[0].predicted[rows].tolist()
@@ -176,16 +198,15 @@ class Pipeline:
 
     def _keep(
         self,
-        outputs: Sequence[Outputs],
+        out: Outputs,
         of: Sequence[LabelEntry | Window],
         times: Sequence[int],
         labels: Sequence[int],
     ) -> None:
+        """Lets the cache hear labels of windows of which the anchor says `out`."""
         if self._cache is not None:
-            serving = self._serving
             keys, seqs = [(one.client, one.stream) for one in of], [one.seq for one in of]
-            anchor = outputs[serving.anchored]
-            self._cache.hear(serving.anchor, anchor, keys, seqs, times, labels)
+            self._cache.hear(self._serving.anchor, out, keys, seqs, times, labels)
 
     def _watch_labels(self, told: Sequence[Told]) -> list[Finding]:
         findings: list[Finding] = []
@@ -204,30 +225,18 @@ class Pipeline:
         Raises:
             StoreError: the disk is full or fails; nothing is on record, and it may be tried again.
         """
-        waiting = [p.window.row for p in predicted if p.window.label is None]
+        rows = [p.window.row for p in predicted]
 
         def recorded(store: Store) -> tuple[list[bool], dict[int, int]]:
-            quicker = store.labels(waiting)  # those that come from here on find a prediction
+            labels = store.labels(rows)  # those that come from here on find a prediction
             return store.record(
                 Prediction(p.window.row, p.predicted, p.confidence, p.version, p.overruled)
                 for p in predicted
-            ), quicker
+            ), labels
 
-        first, quicker = await self.stored(recorded)
+        first, labels = await self.stored(recorded)
         known = [p for p, new in zip(predicted, first, strict=True) if new]
-        told = [
-            (
-                LabelEntry(
-                    p.window.client, p.window.stream, p.window.seq, quicker[p.window.row], 0
-                ),
-                LabelReceipt(
-                    "stored", True, p.window.row, _by_versions(p), p.version, p.window.t_ns
-                ),
-            )
-            for p in known
-            if p.window.row in quicker
-        ]
-        return known, await self._hear(told)
+        return known, await self._hear([_quicker(p, labels) for p in known if _news(p, labels)])
 
     async def unpublished(self) -> list[Predicted]:
         """Predictions on record that may not have gone out before a crash."""
@@ -309,11 +318,10 @@ class Pipeline:
         out, mixed = outputs[0], serving.mixed(outputs)
         keys = [(window.client, window.stream) for window in windows]
         seqs = [window.seq for window in windows]
-        said = answer = Answer.of(mixed)
+        by_versions = answer = Answer.of(mixed)
         if self._cache is not None:
-            anchor = outputs[serving.anchored]
-            times = [window.t_ns for window in windows]
-            answer = Answer.of(self._cache.corrected(serving.anchor, anchor, keys, times, mixed))
+            seen, times = outputs[serving.anchor_index], [window.t_ns for window in windows]
+            answer = Answer.of(self._cache.corrected(serving.anchor, seen, keys, times, mixed))
         findings = self._monitor.update_many(
             keys,
             seqs,
@@ -328,12 +336,17 @@ class Pipeline:
         heard = [out.take(known) for out in outputs]
         self._serving = serving.told(heard, labels)
         labelled = [windows[i] for i in known]
-        self._keep(heard, labelled, [window.t_ns for window in labelled], labels.tolist())
+        self._keep(
+            heard[serving.anchor_index],
+            labelled,
+            [window.t_ns for window in labelled],
+            labels.tolist(),
+        )
         answers = zip(
             windows,
             answer.predicted.tolist(),
             answer.confidence.tolist(),
-            said.predicted.tolist(),
+            by_versions.predicted.tolist(),
             strict=True,
         )
         return [
@@ -342,9 +355,9 @@ class Pipeline:
                 label,
                 confidence,
                 serving.version.id,
-                overruled=None if label == by_versions else by_versions,
+                overruled=None if label == alone else alone,
             )
-            for window, label, confidence, by_versions in answers
+            for window, label, confidence, alone in answers
         ], findings
 
     def _proven(self) -> None:
@@ -356,8 +369,32 @@ class Pipeline:
         return previous
 
 
-def _by_versions(one: Predicted) -> int:
-    return one.predicted if one.overruled is None else one.overruled
+def _reread(
+    store: Store, rows: Sequence[int]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], dict[int, int]]:
+    """Samples of rows, which of them are still held, and their labels."""
+    return (*store.samples(rows), store.labels(rows))
+
+
+def _news(one: Predicted, labels: Mapping[int, int]) -> bool:
+    """Whether a window has got another label since it was read for its prediction."""
+    return labels.get(one.window.row) not in (None, one.window.label)
+
+
+def _quicker(one: Predicted, labels: Mapping[int, int]) -> Told:
+    """That label, as if it had come after the prediction."""
+    window, by_versions = one.window, one.predicted if one.overruled is None else one.overruled
+    return (
+        LabelEntry(window.client, window.stream, window.seq, labels[window.row], 0),
+        LabelReceipt(
+            "stored" if window.label is None else "replaced",
+            True,
+            window.row,
+            by_versions,
+            one.version,
+            window.t_ns,
+        ),
+    )
 
 
 def watch_with(config: Config, version: ModelVersion) -> DriftMonitor:

@@ -150,7 +150,7 @@ class PredictionHeader(Header):
     confidence: float = Field(description="probability of that class, 0 to 1")
     overruled: str | None = Field(
         default=None,
-        description="what the model alone says, where labels of windows like it say otherwise",
+        description="what models say by themselves, where labels of windows like it say otherwise",
     )
     model: str = Field(description="the version that said so")
     again: bool = Field(default=False, description="may have been published before a crash")

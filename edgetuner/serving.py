@@ -115,10 +115,10 @@ class Serving:
         """The version that all adaptations go back to, which knows every activity from where it
         was made, or else the one that is live.
         """
-        return (self.version, *self.beside)[self.anchored]
+        return (self.version, *self.beside)[self.anchor_index]
 
     @property
-    def anchored(self) -> int:
+    def anchor_index(self) -> int:
         """Where `outputs` has what the anchor says."""
         adapted = self.version.manifest.adaptation is not None
         return 1 if adapted and self.beside else 0

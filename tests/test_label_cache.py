@@ -94,6 +94,34 @@ def test_the_latest_label_of_a_window_counts_and_only_once() -> None:
     assert corrected(cache, 0.0, 10) == pytest.approx(corrected(heard((0.0, 10, 2)), 0.0, 10))
 
 
+def test_labels_of_the_newest_windows_are_kept_whenever_they_were_heard() -> None:
+    cache = heard(*((0.0, seq, 2) for seq in range(500, 520)))
+    tell(cache, *((0.0, seq, 1) for seq in range(150)))
+    assert corrected(cache, 0.0, 520).argmax() == 2
+
+
+def test_a_pruned_window_can_still_be_labelled_anew() -> None:
+    cache = heard((0.0, 10, 1), (9.0, 11, 1))
+    cache.relabel(KEY, 10, 2)
+    cache.relabel(KEY, 99, 0)
+    cache.relabel(OTHER, 10, 0)
+    assert corrected(cache, 0.0, 12).argmax() == 2
+
+
+def test_it_wants_no_label_that_can_say_nothing_any_more() -> None:
+    cache, second = LabelCache(), 10**9
+    assert cache.wants(KEY, 0), "who knows when"
+    cache.corrected(anchor(), at(0.0, 0.0), [KEY, KEY], [9000 * second, 8000 * second], EVEN)
+    assert cache.wants(KEY, 7500 * second) and not cache.wants(KEY, 7499 * second)
+    assert cache.wants(OTHER, 0)
+
+
+def test_hearing_nothing_changes_nothing() -> None:
+    cache = heard((0.0, 10, 2))
+    cache.hear(anchor("other"), at(), [], [], [], [])
+    assert corrected(cache, 0.0, 11).argmax() == 2
+
+
 def test_embeddings_of_another_version_begin_anew() -> None:
     cache = heard((0.0, 10, 2))
     other = anchor("other")
@@ -101,6 +129,19 @@ def test_embeddings_of_another_version_begin_anew() -> None:
     assert corrected(cache, 0.0, 11).argmax() == 2, "asking changes nothing"
     tell(cache, (9.0, 11, 1), version=other)
     assert cache.corrected(anchor(), at(0.0), [KEY], [12], EVEN) is EVEN
+
+
+def test_a_version_with_another_reference_than_embeddings_has_no_places() -> None:
+    odd = anchor("odd")
+
+    def wrong(_: Any) -> Any:
+        raise DriftError("wrong width")
+
+    odd.reference.places = wrong
+    cache = heard((0.0, 10, 2))
+    tell(cache, (0.0, 11, 1), version=odd)
+    assert cache.corrected(odd, at(0.0), [KEY], [0], EVEN) is EVEN
+    assert corrected(cache, 0.0, 11).argmax() == 2
 
 
 def test_what_is_not_finite_has_no_place() -> None:

@@ -186,6 +186,57 @@ def test_a_label_that_is_taken_back_speaks_no_more(play: Callable[[Scene], None]
     play(scene)
 
 
+def test_a_label_taken_back_before_the_prediction_speaks_no_more(
+    play: Callable[[Scene], None],
+) -> None:
+    async def scene(pipeline: Pipeline) -> None:
+        entries = [replace(entry, label=2) for entry in alike(0, 8)]
+        receipts = await pipeline.stored(lambda store: store.add(entries))
+        await pipeline.label([LabelEntry("c", "s", n, 0, n) for n in range(8)])
+        await pipeline.predict([r.window for r in receipts if r.window is not None])
+        assert {p.predicted for p in await answered(pipeline, alike(8))} == {0}
+
+    play(scene)
+
+
+def test_the_cache_holds_what_is_on_record_whoever_comes_last(
+    play: Callable[[Scene], None],
+) -> None:
+    """Labels quicker than their prediction, and others for the same windows at the same time."""
+
+    async def scene(pipeline: Pipeline) -> None:
+        receipts = await pipeline.stored(lambda store: store.add(alike(0, 32)))
+        inferred, _ = await pipeline.infer([r.window for r in receipts if r.window is not None])
+        await pipeline.label([LabelEntry("c", "s", n, 2, n) for n in range(32)])
+        again = [LabelEntry("c", "s", n, 0, n) for n in range(32)]
+        await asyncio.gather(pipeline.record(inferred), pipeline.label(again))
+        assert {p.predicted for p in await answered(pipeline, alike(32))} == {0}
+
+    play(scene)
+
+
+def test_labels_that_can_say_nothing_cost_no_inference(
+    play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(pipeline: Pipeline) -> None:
+        entries = [replace(e, t_ns=n * 1000 * 10**9) for n, e in enumerate(alike(0, 8))]
+        await answered(pipeline, entries)
+        asked: list[int] = []
+        predict = pipeline.version.predict
+
+        def counted(x: Any) -> Any:
+            asked.append(len(x))
+            return predict(x)
+
+        monkeypatch.setattr(pipeline.version, "predict", counted)
+        await pipeline.label([LabelEntry("c", "s", n, 0, n) for n in range(8)])
+        assert asked == [2], "hours go by between them: only the latest are near"
+        await pipeline.label([LabelEntry("c", "s", 7, n % 2 + 1, n) for n in range(16)])
+        assert asked == [2, 1], "of one window the last label counts"
+
+    play(scene)
+
+
 def test_a_swap_leaves_what_labels_said(play: Callable[[Scene], None], wave_bundle: Path) -> None:
     async def scene(pipeline: Pipeline) -> None:
         await answered(pipeline, alike(0, 8))

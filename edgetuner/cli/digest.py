@@ -186,9 +186,12 @@ def _energy(joules: dict[str, float]) -> str | None:
 
 def _prediction(data: Data) -> str:
     again = ", again" if data.get("again") else ""
+    by = f"by {_of(data, 'model')}"
+    if data.get("overruled") is not None:
+        by = f"by labels, where {_of(data, 'model')} says {data['overruled']}"
     return (
         f"window {_of(data, 'seq')}: {_of(data, 'predicted')} "
-        f"({percent(data.get('confidence'))}) by {_of(data, 'model')}{again}"
+        f"({percent(data.get('confidence'))}) {by}{again}"
     )
 
 

@@ -236,9 +236,12 @@ class Reference:
 
     def places(self, embedding: ArrayLike) -> NDArray[np.float32]:
         """Where embeddings (N, D) lie, (N, R), in units in which two windows of a class at home are
-        1 apart in the mean square.
+        1 apart in the mean square. Raises DriftError for embeddings of another width.
         """
-        return self.distance.places(np.asarray(embedding))
+        embedding, width = np.asarray(embedding), self.distance.means.shape[1]
+        if embedding.ndim != 2 or embedding.shape[1] != width:
+            raise _wrong_width("embedding", embedding.shape, width)
+        return self.distance.places(embedding)
 
     def _scale(self, name: str) -> Scale:
         scale = Scale.fit(

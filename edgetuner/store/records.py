@@ -193,7 +193,7 @@ class Context:
     x: NDArray[np.float32]  # (N, C, T)
     y: NDArray[np.int64]  # (N,), -1 where there is no label
     predicted: NDArray[np.int64]  # (N,), by the versions alone where labels overruled them
-    confidence: NDArray[np.float64]  # (N,)
+    confidence: NDArray[np.float64]  # (N,), of what was published
     row: NDArray[np.int64]  # (N,)
     stream: NDArray[np.int64]  # (N,), index into keys
     seq: NDArray[np.int64]  # (N,)

@@ -116,6 +116,11 @@ def test_a_digest_is_one_printable_line(topic: str, text: str) -> None:
             {"seq": 3, "predicted": "slow", "confidence": 0.971, "model": "m-1", "again": True},
             "window 3: slow (97 %) by m-1, again",
         ),
+        (
+            "prediction.watch-7.wrist",
+            {"seq": 4, "predicted": "fast", "confidence": 0.7, "model": "m-1", "overruled": "slow"},
+            "window 4: fast (70 %) by labels, where m-1 says slow",
+        ),
         ("status.drift", DRIFT, "watch-7/wrist: embedding at 110 % of its threshold"),
         ("status.drift", {"streams": []}, "no window yet"),
         (

@@ -55,6 +55,20 @@ class TestEveryDetector:
         assert calibration.thresholds[name] > 0
 
 
+def test_two_windows_of_a_class_lie_one_apart() -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(600) % len(CLASSES)
+    embedding = 7.0 * y[:, None] + rng.normal(size=(600, WIDTH)) * np.linspace(1, 9, WIDTH)
+    sure = np.full(600, 0.9)
+    home = Reference.fit(embedding, y, embedding, y, sure, CLASSES)
+    places = home.places(embedding)
+    for k in range(len(CLASSES)):
+        first, second = np.array_split(places[y == k], 2)
+        assert np.square(first - second).sum(1).mean() == pytest.approx(1, abs=0.2)
+    with pytest.raises(DriftError, match="embedding"):
+        home.places(np.zeros((2, WIDTH + 1)))
+
+
 def test_how_ordinary_a_window_is() -> None:
     rng = np.random.default_rng(0)
     home, new, moved = reference(rng), windows(rng, 30), windows(rng, 30, shift=3)
