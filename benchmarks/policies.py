@@ -349,7 +349,8 @@ class EdgeTuner(Policy):
             clock=lambda: self._now * stream.hop_s,
             train=self._train,
         )
-        self._serving, self._since = self._pipeline.serving, 0
+        self._serving, self._heard = self._pipeline.serving, self._cache.copy()
+        self._since = 0
         self._task: asyncio.Task[None] | None = None
         self._going_by: asyncio.Future[None] | None = None  # ends when more windows have come
         self._stands = asyncio.Event()  # training is done, and waits for windows to go by
@@ -373,7 +374,7 @@ class EdgeTuner(Policy):
         _, findings = await self._pipeline.label(entries)
         weighed = self._pipeline.serving
         if weighed.version.id == self._serving.version.id:
-            self._serving = weighed
+            self._serving, self._heard = weighed, self._cache.copy()
         self._found(findings)
         self._coordinator.on_labels()
 
@@ -394,8 +395,11 @@ class EdgeTuner(Policy):
         serving, before = self._pipeline.serving, self._serving
         if serving.version.id != before.version.id:
             old, new = (
-                Rehearsal(self.stream, who, self._cache.copy(), since)
-                for who, since in ((before, self._since), (serving, now))
+                Rehearsal(self.stream, who, cache.copy(), since)
+                for who, cache, since in (
+                    (before, self._heard, self._since),
+                    (serving, self._cache, now),
+                )
             )
             self.log.swaps.append((now, old, new))
             self._since = now
@@ -489,8 +493,10 @@ class Rehearsal:
             if len(come):
                 outputs, keys, times = self._outputs(serving, come)
                 y, anchor = self._stream.label[come], outputs[serving.anchor_index]
-                cache.hear(serving.anchor, anchor, keys, come.tolist(), times, y.tolist())
                 own = np.flatnonzero(come >= self._since)
+                mine = (anchor.take(own), [KEY] * len(own), [times[n] for n in own])
+                cache.weigh(serving.anchor, *mine, y[own].tolist(), serving.mixed(outputs)[own])
+                cache.hear(serving.anchor, anchor, keys, come.tolist(), times, y.tolist())
                 serving = serving.told([out.take(own) for out in outputs], y[own])
         return np.concatenate(answers)
 

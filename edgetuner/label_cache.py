@@ -24,7 +24,12 @@ _STREAMS = 256  # that somebody labels, the latest ones
 _CLOCKS = 4096  # of streams, the latest ones
 # How many labels of windows just like it the model's own word is worth, where a window is strange
 # to it, and how many more where it is ordinary: so labels that are wrong do little harm at home.
-_STRANGE, _ORDINARY = 0.3, 4.0
+_STRANGE, _ORDINARY = 0.3, 3.0
+_TOGETHER = 2.0  # labels, at most: a hundred that disagree must not drown the model
+_TRUST = 0.8  # in it rather than in the versions' own word, before labels say which is right
+_DOUBT = 0.5  # the same, where others answer than those it corrected
+_BACK = 0.05  # of the way to the first of them after every label
+_WRONG = 0.2  # of the labels, as in `serving`
 _NONE = np.empty(0, np.int64)
 
 
@@ -61,10 +66,14 @@ class LabelCache:
     apart, and o how ordinary it is to that version (`Reference.ordinary`), what is served is in
     proportion to
 
-        (.3 + 4 o) p + sum_i exp(-|e - e_i|^2 / (2 * .6^2) - age_i / 300) onehot(label_i)
+        (.3 + 3 o) p + w sum_i exp(-|e - e_i|^2 / (2 * .6^2) - age_i / 300) onehot(label_i)
 
-    over the labelled windows i of the same stream; their age is in seconds. So a label speaks for
-    the bout it is of and for what looks the same soon afterwards, and for nothing else. Nothing is
+    over the labelled windows i of the same stream, all of which together count as two labels at
+    most; their age is in seconds. The weight w, 1 at
+    first and less after a swap, falls where labels say that the versions by themselves are right
+    and this is wrong: who has learned to tell apart what looks alike to the first version must not
+    be overruled. So a label speaks for the bout it is of and for what looks the same soon
+    afterwards, and for nothing else. Nothing is
     learned for good: that is left to training, for which the versions are judged by what they say
     by themselves.
 
@@ -76,6 +85,7 @@ class LabelCache:
         self._of: str | None = None  # version
         self._streams: OrderedDict[StreamKey, _Said] = OrderedDict()
         self._clocks: OrderedDict[StreamKey, int] = OrderedDict()  # t_ns of the newest window
+        self._trust = _TRUST
 
     def wants(self, key: StreamKey, t_ns: int) -> bool:
         """Whether a label of a window from that time can still say anything."""
@@ -123,6 +133,35 @@ class LabelCache:
         while len(self._streams) > _STREAMS:
             self._streams.popitem(last=False)
 
+    def doubt(self) -> None:
+        """Others answer from now on, who may be right where those before were not."""
+        self._trust = min(self._trust, _DOUBT)
+
+    def weigh(
+        self,
+        anchor: ModelVersion,
+        out: Outputs,
+        keys: Sequence[StreamKey],
+        times: Sequence[int],
+        labels: Sequence[int],
+        probabilities: NDArray[np.float64],
+    ) -> None:
+        """What labels that it has not heard yet say of it beside the versions' own word, by fixed
+        share as in `Serving.told`. Arguments as for `hear` and `corrected`.
+        """
+        spoken = self._spoken(anchor, out, keys, times, probabilities.shape[1])
+        if spoken is None:
+            return
+        word, speaks = spoken
+        corrected = _normalised(word[:, None] * probabilities + speaks)
+        for label, own, its in zip(labels, probabilities, corrected, strict=True):
+            by_labels, by_word = (
+                (1 - _WRONG) * given[label] + _WRONG / len(given) for given in (its, own)
+            )
+            trust = self._trust * by_labels
+            trust /= trust + (1 - self._trust) * by_word
+            self._trust = trust + _BACK * (_TRUST - trust)
+
     def corrected(
         self,
         anchor: ModelVersion,
@@ -138,15 +177,31 @@ class LabelCache:
             self._clocks[key] = max(t_ns, self._clocks.pop(key, t_ns))
         while len(self._clocks) > _CLOCKS:
             self._clocks.popitem(last=False)
-        if anchor.id != self._of or not any(key in self._streams for key in keys):
+        spoken = self._spoken(anchor, out, keys, times, probabilities.shape[1])
+        if spoken is None:
             return probabilities
+        word, speaks = spoken
+        return _normalised(word[:, None] * probabilities + self._trust / _TRUST * speaks)
+
+    def _spoken(
+        self,
+        anchor: ModelVersion,
+        out: Outputs,
+        keys: Sequence[StreamKey],
+        times: Sequence[int],
+        classes: int,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """What the versions' own word counts for each window, (N,), and labels for each class of
+        it, (N, K); None where there are no labels, or no places.
+        """
+        if anchor.id != self._of or not any(key in self._streams for key in keys):
+            return None
         try:
             ordinary = anchor.reference.ordinary(out.embeddings, out.predicted, out.confidence)
             places = anchor.reference.places(out.embeddings)
         except DriftError:  # what the model gave is not finite: there is no place to look at
-            return probabilities
-        one_hot = np.eye(probabilities.shape[1])
-        weights = (_STRANGE + _ORDINARY * ordinary)[:, None] * probabilities
+            return None
+        one_hot, speaks = np.eye(classes), np.zeros((len(keys), classes))
         for key in dict.fromkeys(keys):
             said = self._streams.get(key)
             if said is None:
@@ -155,14 +210,20 @@ class LabelCache:
             apart = places[rows][:, None] - said.places  # (n, M, R)
             square = np.einsum("nmr,nmr->nm", apart, apart)
             age = np.abs(np.subtract.outer([times[row] for row in rows], said.t_ns))
-            speaks = np.exp(-square / (2 * _NEAR**2) - age / _RECENT_NS)
-            weights[rows] += speaks @ one_hot[said.labels]
-        corrected: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
-        return corrected
+            near = np.exp(-square / (2 * _NEAR**2) - age / _RECENT_NS)
+            near *= np.minimum(1.0, _TOGETHER / near.sum(axis=1, keepdims=True))
+            speaks[rows] = near @ one_hot[said.labels]
+        return _STRANGE + _ORDINARY * ordinary, speaks
 
     def copy(self) -> LabelCache:
         """One that hears what this one has heard so far, and from now on by itself."""
         twin = LabelCache()
         twin._of = self._of
         twin._streams, twin._clocks = self._streams.copy(), self._clocks.copy()
+        twin._trust = self._trust
         return twin
+
+
+def _normalised(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    shares: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
+    return shares

@@ -175,7 +175,7 @@ class Pipeline:
         told = [one for one, is_held in zip(told, held, strict=True) if is_held]
         if not told:
             return []
-        rows = np.array([i for i, (_, r) in enumerate(told) if not alone and self._weighs(r)], int)
+        rows = np.array([i for i, (_, r) in enumerate(told) if self._weighs(r)], np.int64)
         serving, x = self._serving, x[held]
         outputs = serving.outputs(x) if len(rows) else []
         self._keep(
@@ -183,8 +183,10 @@ class Pipeline:
             [entry for entry, _ in told],
             [receipt.t_ns for _, receipt in told],
             [labels.get(receipt.row or 0, entry.label) for entry, receipt in told],
+            rows,
+            serving.mixed(outputs)[rows] if outputs else None,
         )
-        if not outputs:
+        if alone or not outputs:
             return []
         y = np.array([told[row][0].label for row in rows], np.int64)
         self._serving = serving.told([out.take(rows) for out in outputs], y)
@@ -202,11 +204,25 @@ class Pipeline:
         of: Sequence[LabelEntry | Window],
         times: Sequence[int],
         labels: Sequence[int],
+        rows: NDArray[np.int64],
+        own: NDArray[np.float64] | None,
     ) -> None:
-        """Lets the cache hear labels of windows of which the anchor says `out`."""
-        if self._cache is not None:
-            keys, seqs = [(one.client, one.stream) for one in of], [one.seq for one in of]
-            self._cache.hear(self._serving.anchor, out, keys, seqs, times, labels)
+        """Lets the cache hear labels of windows of which the anchor says `out`; and those in `rows`
+        say whether it or the versions' `own` probabilities are right.
+        """
+        if self._cache is None:
+            return
+        anchor, keys = self._serving.anchor, [(one.client, one.stream) for one in of]
+        if own is not None:
+            self._cache.weigh(
+                anchor,
+                out.take(rows),
+                [keys[row] for row in rows],
+                [times[row] for row in rows],
+                [labels[row] for row in rows],
+                own,
+            )
+        self._cache.hear(anchor, out, keys, [one.seq for one in of], times, labels)
 
     def _watch_labels(self, told: Sequence[Told]) -> list[Finding]:
         findings: list[Finding] = []
@@ -341,6 +357,8 @@ class Pipeline:
             labelled,
             [window.t_ns for window in labelled],
             labels.tolist(),
+            np.arange(len(known)),
+            mixed[known],
         )
         answers = zip(
             windows,
@@ -366,6 +384,8 @@ class Pipeline:
     def _swap(self, serving: Serving) -> Serving:
         self._monitor.swap(serving.version.reference)  # which may refuse it
         previous, self._serving = self._serving, serving
+        if self._cache is not None:
+            self._cache.doubt()
         return previous
 
 

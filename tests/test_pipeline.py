@@ -133,8 +133,9 @@ def test_a_swap_falls_between_two_batches(play: Callable[[Scene], None], wave_bu
 
 
 def alike(first: int, count: int = 4) -> list[Entry]:
-    """Windows of the first class that look the same."""
-    return [Entry("c", "s", n, n, waves.window(0, 0), n) for n in range(first, first + count)]
+    """Windows from a sensor that sits elsewhere, which all look the same; the model says 0."""
+    x = waves.turned(waves.window(0, 0))
+    return [Entry("c", "s", n, n, x, n) for n in range(first, first + count)]
 
 
 async def answered(pipeline: Pipeline, entries: list[Entry]) -> list[Predicted]:
@@ -247,8 +248,9 @@ def test_a_swap_leaves_what_labels_said(play: Callable[[Scene], None], wave_bund
         await pipeline.swap(Serving(adapted, (source,)))
         assert {p.predicted for p in await answered(pipeline, alike(8))} == {2}
         await pipeline.swap(Serving(adapted))  # keyed by other embeddings from now on
-        await pipeline.label([LabelEntry("c", "s", 8, 1, 8)])
         assert {p.overruled for p in await answered(pipeline, alike(12))} == {None}
+        await pipeline.label([LabelEntry("c", "s", n, 1, n) for n in range(12, 16)])
+        assert {p.predicted for p in await answered(pipeline, alike(16))} == {1}
 
     play(scene)
 
