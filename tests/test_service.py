@@ -92,22 +92,23 @@ def test_labels_answer_at_once_for_windows_like_theirs(live: Live, heard: Heard)
     with live.client("corrected") as client:
 
         def answers(count: int, first: int) -> list[tuple[str, str | None]]:
+            strange = waves.window(0, 0, hz=1.8)  # faster than slow is at home
             for seq in range(first, first + count):
-                client.publish("s", waves.window(0, 0), t_ns=(seq + 1) * 10**9)
+                client.publish("s", strange, t_ns=(seq + 1) * 10**9)
             told = [next(client.predictions(PATIENCE_S)) for _ in range(count)]
             return [(p.predicted, p.overruled) for p in told]
 
-        right, said = waves.CLASSES[0], waves.CLASSES[2]
-        assert answers(8, 0) == [(right, None)] * 8
-        for seq in range(8):
+        alone, said = waves.CLASSES[:2]
+        assert answers(4, 0) == [(alone, None)] * 4
+        for seq in range(4):
             client.label("s", seq, said)
         client.flush()
-        assert answers(2, 8) == [(said, right)] * 2
-    heard.wait("prediction.corrected.s", lambda data: data["seq"] == 9)
+        assert answers(2, 4) == [(said, alone)] * 2
+    heard.wait("prediction.corrected.s", lambda data: data["seq"] == 5)
     told = heard.of("prediction.corrected.s")
-    assert [data.get("overruled") for data in told] == [None] * 8 + [right] * 2
+    assert [data.get("overruled") for data in told] == [None] * 4 + [alone] * 2
     assert "overruled" not in told[0], "what is not so has no key"
-    assert live.call("status")["state"]["overruled"] == 2
+    assert live.call("status")["state"]["overruled"] >= 2
 
 
 def test_windows_left_out_by_a_client_count_as_lost(live: Live) -> None:
