@@ -487,8 +487,8 @@ class Rehearsal:
             few = np.arange(first, min(first + AT_ONCE, rows.stop))
             outputs, keys, times = self._outputs(serving, few)
             mixed, anchor = serving.mixed(outputs), outputs[serving.anchor_index]
-            answer = cache.corrected(serving.anchor, anchor, keys, times, mixed)
-            answers.append(answer.argmax(axis=1))
+            found = cache.correction(serving.anchor, anchor, keys, times, mixed.shape[1])
+            answers.append((mixed if found is None else found.of(mixed)).argmax(axis=1))
             come = labelled[(due >= first) & (due <= few[-1])]
             if len(come):
                 outputs, keys, times = self._outputs(serving, come)

@@ -179,6 +179,13 @@ def no_labels(cast: Cast) -> Stream:
     return replace(stream, label=np.full(len(stream), -1))
 
 
+def labels_that_end(cast: Cast) -> Stream:
+    """A sudden change; two fifths into what comes after, whoever labels has had enough of it."""
+    stream = sudden(cast)
+    end = stream.changes[0] + 2 * (len(stream) - stream.changes[0]) // 5
+    return replace(stream, label=np.where(np.arange(len(stream)) < end, stream.label, -1))
+
+
 def late_labels(cast: Cast) -> Stream:
     """A sudden change; labels come ten minutes later."""
     stream = sudden(cast)
@@ -231,6 +238,7 @@ SCENARIOS: dict[str, Scenario] = {
     "recurring": recurring,
     "sensor faults": faults,
     "no labels": no_labels,
+    "labels that end": labels_that_end,
     "late labels": late_labels,
     "10 % wrong labels": wrong_labels(0.1),
     "30 % wrong labels": wrong_labels(0.3),

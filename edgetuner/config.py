@@ -361,8 +361,9 @@ class GateConfig(_Section):
         default=0.1,
         gt=0,
         lt=1,
-        description="of McNemar's exact one-sided test against the champion: chance that the gain "
-        "is none. After n refusals in a row this / (n + 1), until a version has proved itself",
+        description="chance that a candidate which is no better than the champion passes, however "
+        "many labels it is given; 1 / it is the evidence asked for it: five windows that it alone "
+        "gets right, or eight against one",
     )
     max_class_loss: float = Field(
         default=0.2,

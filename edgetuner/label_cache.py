@@ -11,13 +11,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetuner.corrections import Correction
 from edgetuner.errors import DriftError
 from edgetuner.inference import ModelVersion, Outputs
 
 StreamKey = tuple[str, str]
 
 _NEAR = 0.6  # of the distance of two windows of a class at home: so far a label reaches
-_RECENT_NS = 300e9  # by the clock of the sensor: after it a label counts 1/e
+RECENT_S = 300.0  # by the clock of the sensor: after it a label counts 1/e
+_RECENT_NS = 1e9 * RECENT_S
 _PAST_NS = 5 * _RECENT_NS  # after it a label says nothing
 _LABELS = 128  # of a stream, the newest ones
 _STREAMS = 256  # that somebody labels, the latest ones
@@ -69,13 +71,11 @@ class LabelCache:
         (.3 + 3 o) p + w sum_i exp(-|e - e_i|^2 / (2 * .6^2) - age_i / 300) onehot(label_i)
 
     over the labelled windows i of the same stream, all of which together count as two labels at
-    most; their age is in seconds. The weight w, 1 at
-    first and less after a swap, falls where labels say that the versions by themselves are right
-    and this is wrong: who has learned to tell apart what looks alike to the first version must not
-    be overruled. So a label speaks for the bout it is of and for what looks the same soon
-    afterwards, and for nothing else. Nothing is
-    learned for good: that is left to training, for which the versions are judged by what they say
-    by themselves.
+    most; their age is in seconds. The weight w, 1 at first and less after a swap, falls where
+    labels say that the versions by themselves are right and this is wrong: who has learned to tell
+    apart what looks alike to the first version must not be overruled. So a label speaks for the
+    bout it is of and for what looks the same soon afterwards, and for nothing else. Nothing is
+    learned for good: that is left to training.
 
     As long as adaptations go back to the same version a swap leaves the cache as it is; with
     another one it begins anew. It is in memory alone, and for one thread.
@@ -152,9 +152,7 @@ class LabelCache:
         spoken = self._spoken(anchor, out, keys, times, probabilities.shape[1])
         if spoken is None:
             return
-        word, speaks = spoken
-        corrected = _normalised(word[:, None] * probabilities + speaks)
-        for label, own, its in zip(labels, probabilities, corrected, strict=True):
+        for label, own, its in zip(labels, probabilities, spoken.of(probabilities), strict=True):
             by_labels, by_word = (
                 (1 - _WRONG) * given[label] + _WRONG / len(given) for given in (its, own)
             )
@@ -162,26 +160,25 @@ class LabelCache:
             trust /= trust + (1 - self._trust) * by_word
             self._trust = trust + _BACK * (_TRUST - trust)
 
-    def corrected(
+    def correction(
         self,
         anchor: ModelVersion,
         out: Outputs,
         keys: Sequence[StreamKey],
         times: Sequence[int],
-        probabilities: NDArray[np.float64],
-    ) -> NDArray[np.float64]:
-        """The probabilities (N, K) of N windows, as labels of windows like them correct them; the
-        very array where nobody has labelled any of these streams. Arguments as for `hear`.
+        classes: int,
+    ) -> Correction | None:
+        """How labels of windows like them correct N windows; None where nobody has labelled any of
+        these streams. Arguments as for `hear`.
         """
         for key, t_ns in zip(keys, times, strict=True):
             self._clocks[key] = max(t_ns, self._clocks.pop(key, t_ns))
         while len(self._clocks) > _CLOCKS:
             self._clocks.popitem(last=False)
-        spoken = self._spoken(anchor, out, keys, times, probabilities.shape[1])
+        spoken = self._spoken(anchor, out, keys, times, classes)
         if spoken is None:
-            return probabilities
-        word, speaks = spoken
-        return _normalised(word[:, None] * probabilities + self._trust / _TRUST * speaks)
+            return None
+        return spoken._replace(speaks=self._trust / _TRUST * spoken.speaks)
 
     def _spoken(
         self,
@@ -190,10 +187,8 @@ class LabelCache:
         keys: Sequence[StreamKey],
         times: Sequence[int],
         classes: int,
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-        """What the versions' own word counts for each window, (N,), and labels for each class of
-        it, (N, K); None where there are no labels, or no places.
-        """
+    ) -> Correction | None:
+        """The same where labels are trusted; None where there are no labels, or no places."""
         if anchor.id != self._of or not any(key in self._streams for key in keys):
             return None
         try:
@@ -211,9 +206,9 @@ class LabelCache:
             square = np.einsum("nmr,nmr->nm", apart, apart)
             age = np.abs(np.subtract.outer([times[row] for row in rows], said.t_ns))
             near = np.exp(-square / (2 * _NEAR**2) - age / _RECENT_NS)
-            near *= np.minimum(1.0, _TOGETHER / near.sum(axis=1, keepdims=True))
+            near *= _TOGETHER / np.maximum(_TOGETHER, near.sum(axis=1, keepdims=True))
             speaks[rows] = near @ one_hot[said.labels]
-        return _STRANGE + _ORDINARY * ordinary, speaks
+        return Correction(_STRANGE + _ORDINARY * ordinary, speaks)
 
     def copy(self) -> LabelCache:
         """One that hears what this one has heard so far, and from now on by itself."""
@@ -222,8 +217,3 @@ class LabelCache:
         twin._streams, twin._clocks = self._streams.copy(), self._clocks.copy()
         twin._trust = self._trust
         return twin
-
-
-def _normalised(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    shares: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
-    return shares

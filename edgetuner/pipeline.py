@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetuner.config import Config
+from edgetuner.corrections import Corrections
 from edgetuner.drift.monitor import DriftMonitor, Finding, MonitorSettings
 from edgetuner.errors import StoreError
 from edgetuner.inference import ModelVersion, Outputs
@@ -68,6 +69,7 @@ class Pipeline:
         self._serving = serving
         self._monitor = monitor
         self._cache = cache
+        self._corrections = Corrections()
         self._store_thread = ThreadPoolExecutor(1, "store")
         self._model_thread = ThreadPoolExecutor(1, "model")
 
@@ -80,6 +82,11 @@ class Pipeline:
     def serving(self) -> Serving:
         """Who answers at present: the live version, and perhaps earlier ones beside it."""
         return self._serving
+
+    @property
+    def hears_labels(self) -> bool:
+        """Whether labels answer for windows like theirs."""
+        return self._cache is not None
 
     async def stored(self, work: Callable[[Store], _T]) -> _T:
         """Does `work` with the store, after everything asked for before it."""
@@ -309,6 +316,19 @@ class Pipeline:
         """
         await self.modelled(self._proven)
 
+    async def would_serve(
+        self, serving: Serving, x: NDArray[np.float32], rows: Sequence[int]
+    ) -> NDArray[np.int64]:
+        """The classes, (N,), that others would have served for windows x (N, C, T) in these rows of
+        the store, with the labels that were known when they came.
+        """
+
+        def ask() -> NDArray[np.int64]:
+            mixed = serving.mixed(serving.outputs(x))
+            return Answer.of(self._corrections.of(rows, mixed)).predicted
+
+        return await self.modelled(ask)
+
     async def watched(self, work: Callable[[DriftMonitor], _T]) -> _T:
         """Does `work` with the drift monitor, between two batches."""
         return await self.modelled(lambda: work(self._monitor))
@@ -337,7 +357,10 @@ class Pipeline:
         by_versions = answer = Answer.of(mixed)
         if self._cache is not None:
             seen, times = outputs[serving.anchor_index], [window.t_ns for window in windows]
-            answer = Answer.of(self._cache.corrected(serving.anchor, seen, keys, times, mixed))
+            found = self._cache.correction(serving.anchor, seen, keys, times, mixed.shape[1])
+            if found is not None:
+                answer = Answer.of(found.of(mixed))
+                self._corrections.note([window.row for window in windows], found)
         findings = self._monitor.update_many(
             keys,
             seqs,

@@ -191,6 +191,7 @@ class _Player:
         if due:
             _, findings = await self._pipeline.label(due)
             self._tell(findings)
+            self._coordinator.on_labels()
         await self._coordinator.consider()
 
     def _note(self, predicted: Sequence[Predicted], y: int, phase: int) -> None:

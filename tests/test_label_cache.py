@@ -55,7 +55,8 @@ def tell(
 
 
 def corrected(cache: LabelCache, place: float, seq: int, version: Any = None) -> Any:
-    return cache.corrected(version or anchor(), at(place), [KEY], [5 * 10**9 * seq], EVEN)[0]
+    found = cache.correction(version or anchor(), at(place), [KEY], [5 * 10**9 * seq], 3)
+    return EVEN[0] if found is None else found.of(EVEN)[0]
 
 
 def test_labels_count_by_nearness_and_age_beside_the_models_own_word() -> None:
@@ -85,7 +86,9 @@ def test_who_is_right_where_they_differ_is_told_by_labels() -> None:
     def told(label: int, count: int = 1) -> Any:
         for _ in range(count):
             cache.weigh(anchor(), at(0.0), [KEY], [55 * 10**9], [label], sure)
-        return cache.corrected(anchor(), at(0.0), [KEY], [55 * 10**9], sure)[0]
+        found = cache.correction(anchor(), at(0.0), [KEY], [55 * 10**9], 3)
+        assert found is not None
+        return found.of(sure)[0]
 
     first = told(2, 0)
     assert first.argmax() == 2
@@ -95,7 +98,7 @@ def test_who_is_right_where_they_differ_is_told_by_labels() -> None:
     assert told(2, 0)[2] < first[2], "others answer"
     unheard = LabelCache()
     unheard.weigh(anchor(), at(0.0), [KEY], [0], [1], sure)
-    assert unheard.corrected(anchor(), at(0.0), [KEY], [0], sure) is sure
+    assert unheard.correction(anchor(), at(0.0), [KEY], [0], 3) is None
 
 
 def test_one_label_decides_where_the_window_is_strange_and_none_where_it_is_ordinary() -> None:
@@ -110,12 +113,12 @@ def test_what_is_unlike_or_long_past_says_nothing(place: float, seq: int) -> Non
 
 
 def test_without_a_label_of_its_stream_a_window_is_left_as_it_is() -> None:
-    assert LabelCache().corrected(anchor(), at(0.0), [KEY], [0], EVEN) is EVEN
+    assert LabelCache().correction(anchor(), at(0.0), [KEY], [0], 3) is None
     of_another = heard((0.0, 10, 2), key=OTHER)
-    assert of_another.corrected(anchor(), at(0.0), [KEY], [11], EVEN) is EVEN
-    both = of_another.corrected(
-        anchor(), at(0.0, 0.0), [KEY, OTHER], [11, 11], np.repeat(EVEN, 2, axis=0)
-    )
+    assert of_another.correction(anchor(), at(0.0), [KEY], [11], 3) is None
+    found = of_another.correction(anchor(), at(0.0, 0.0), [KEY, OTHER], [11, 11], 3)
+    assert found is not None
+    both = found.of(np.repeat(EVEN, 2, axis=0))
     assert both[0] == pytest.approx(EVEN[0]) and both[1].argmax() == 2
 
 
@@ -141,7 +144,7 @@ def test_a_pruned_window_can_still_be_labelled_anew() -> None:
 def test_it_wants_no_label_that_can_say_nothing_any_more() -> None:
     cache, second = LabelCache(), 10**9
     assert cache.wants(KEY, 0), "who knows when"
-    cache.corrected(anchor(), at(0.0, 0.0), [KEY, KEY], [9000 * second, 8000 * second], EVEN)
+    cache.correction(anchor(), at(0.0, 0.0), [KEY, KEY], [9000 * second, 8000 * second], 3)
     assert cache.wants(KEY, 7500 * second) and not cache.wants(KEY, 7499 * second)
     assert cache.wants(OTHER, 0)
 
@@ -155,10 +158,10 @@ def test_hearing_nothing_changes_nothing() -> None:
 def test_embeddings_of_another_version_begin_anew() -> None:
     cache = heard((0.0, 10, 2))
     other = anchor("other")
-    assert cache.corrected(other, at(0.0), [KEY], [11], EVEN) is EVEN
+    assert cache.correction(other, at(0.0), [KEY], [11], 3) is None
     assert corrected(cache, 0.0, 11).argmax() == 2, "asking changes nothing"
     tell(cache, (9.0, 11, 1), version=other)
-    assert cache.corrected(anchor(), at(0.0), [KEY], [12], EVEN) is EVEN
+    assert cache.correction(anchor(), at(0.0), [KEY], [12], 3) is None
 
 
 def test_a_version_with_another_reference_than_embeddings_has_no_places() -> None:
@@ -170,14 +173,14 @@ def test_a_version_with_another_reference_than_embeddings_has_no_places() -> Non
     odd.reference.places = wrong
     cache = heard((0.0, 10, 2))
     tell(cache, (0.0, 11, 1), version=odd)
-    assert cache.corrected(odd, at(0.0), [KEY], [0], EVEN) is EVEN
+    assert cache.correction(odd, at(0.0), [KEY], [0], 3) is None
     assert corrected(cache, 0.0, 11).argmax() == 2
 
 
 def test_what_is_not_finite_has_no_place() -> None:
     assert corrected(heard((0.0, 1, 2), (math.nan, 2, 1)), 0.0, 3).argmax() == 2
     cache = heard((0.0, 1, 2))
-    assert cache.corrected(anchor(finite=False), at(math.inf), [KEY], [3], EVEN) is EVEN
+    assert cache.correction(anchor(finite=False), at(math.inf), [KEY], [3], 3) is None
 
 
 def test_it_is_bounded() -> None:
@@ -186,7 +189,7 @@ def test_it_is_bounded() -> None:
     assert corrected(cache, 0.0, 256)[2] > 0.85, "the newest ones of a stream"
     for n in range(256):
         tell(cache, (0.0, 0, 1), key=("c", str(n)))
-    assert cache.corrected(anchor(), at(0.0), [KEY], [128], EVEN) is EVEN, "the latest streams"
+    assert cache.correction(anchor(), at(0.0), [KEY], [128], 3) is None, "the latest streams"
 
 
 def test_a_copy_goes_its_own_way() -> None:

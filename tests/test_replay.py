@@ -51,7 +51,8 @@ def replayed(wave_bundle: Path, state: Path, told: list[tuple[int, str]]) -> Rep
     """At home, then turned round: one drift, one adaptation, and probation passed."""
     return asyncio.run(
         replay(
-            configured(wave_bundle),
+            # Else labels, of which there are plenty, would answer as well as any candidate.
+            configured(wave_bundle, inference={"label_cache": False}),
             [recording(4, 12), recording(5, 60, turned=True)],
             Script(bout=4, label_share=0.6, label_delay=3),
             state,

@@ -31,6 +31,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "store",
             "inference",
             "serving",
+            "corrections",
             "label_cache",
             "registry",
             "transport",

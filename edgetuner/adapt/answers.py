@@ -51,6 +51,11 @@ class Answers:
         self._pipeline = pipeline
         self.since: Mapping[StreamKey, int] = {}
 
+    @property
+    def serving(self) -> Serving:
+        """Who answers at present."""
+        return self._pipeline.serving
+
     def fresh(self, context: Context) -> NDArray[np.bool_]:
         """Which windows those who answer at present have answered, and nobody else with them."""
         first = np.array([self.since.get(key, 0) for key in context.keys] or [0], np.int64)
@@ -58,7 +63,7 @@ class Answers:
         return fresh & (context.seq >= first[context.stream])
 
     async def on_record(self, context: Context) -> IntArray:
-        """Their answers to the windows of a context, (N,): those on record, and new ones where
+        """Their own answers to the windows of a context, (N,): those on record, and new ones where
         others gave them.
         """
         answers = context.predicted.copy()
@@ -66,16 +71,28 @@ class Answers:
         answers[missing] = await self.classes(context.x[missing])
         return answers
 
+    async def served(self, context: Context) -> IntArray:
+        """What was served for the windows of a context, (N,), labels and all; where others
+        answered, what they would have served.
+        """
+        served, missing = context.served.copy(), ~self.fresh(context)
+        served[missing] = await self.would_serve(self.serving, context.take(missing))
+        return served
+
+    async def would_serve(self, serving: Serving, context: Context) -> IntArray:
+        """What others, of whom some answer at present as well, would have served for the windows of
+        a context, (N,), with the labels that were known when they came.
+        """
+        parts = [np.empty(0, np.int64)]
+        for start in range(0, len(context), _TURN):
+            some = slice(start, start + _TURN)
+            rows = context.row[some].tolist()
+            parts.append(await self._pipeline.would_serve(serving, context.x[some], rows))
+        return np.concatenate(parts)
+
     async def classes(self, x: NDArray[np.float32]) -> IntArray:
         """Their answers to windows x (N, C, T), (N,)."""
         parts = await self._in_turns(x, lambda few: self._pipeline.serving.predict(few))
-        return np.concatenate([np.empty(0, np.int64), *(part.predicted for part in parts)])
-
-    async def kin(self, serving: Serving, x: NDArray[np.float32]) -> IntArray:
-        """The answers of others, of whom some answer at present as well, to windows x (N, C, T),
-        (N,): a module is for one thread at a time.
-        """
-        parts = await self._in_turns(x, serving.predict)
         return np.concatenate([np.empty(0, np.int64), *(part.predicted for part in parts)])
 
     async def look(self, x: NDArray[np.float32]) -> Look:

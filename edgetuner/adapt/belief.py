@@ -33,6 +33,7 @@ class Belief:
         self._config = config
         self._answers = answers
         self._doubted: tuple[int, str] | None = None  # labels, and why they were not believed
+        self._believed: tuple[str, int] | None = None  # by which version, up to which row
         self.vouched = False
         self.left_out = 0
 
@@ -40,15 +41,27 @@ class Belief:
         """Something came of them; the next ones are looked at anew."""
         self._doubted, self.vouched = None, False
 
-    def standing(self, labels: int) -> str | None:
-        """Why labels were not believed, until there are so many more that it may have changed."""
+    def standing(self, labels: int, live: ModelVersion, *, with_labels: bool) -> str | None:
+        """Why labels were not believed, until there are so many more that it may have changed, or
+        those from before the doubt are to be used by themselves; see `weigh`.
+        """
         if self._doubted is None or self.vouched:
+            return None
+        if not with_labels and self._before_doubt(live) is not None:
             return None
         then, reason = self._doubted
         return reason if then <= labels < _MORE * then else None
 
-    async def weigh(self, context: Context, live: ModelVersion) -> Context | str:
-        """The context without the labels that are not believed; or why none of them is."""
+    async def weigh(
+        self, context: Context, live: ModelVersion, *, with_labels: bool
+    ) -> Context | str:
+        """The context without the labels that are not believed; or why none of them is.
+
+        Args:
+            live: the witness.
+            with_labels: labels go on coming, so that more may clear up a doubt. Else those are
+                believed that the same witness has believed before.
+        """
         self.left_out = 0
         if self.vouched or not self._config().adapt.doubt_labels:
             return context
@@ -67,12 +80,26 @@ class Belief:
         )
         if isinstance(found, str):
             self._doubted = len(rows), f"{found}: {_TRUST}"
-            return self._doubted[1]
+            until = None if with_labels else self._before_doubt(live)
+            before = context.row[rows] <= (-1 if until is None else until)
+            if before.all() or not before.any():
+                return self._doubted[1]
+            kept = context.y.copy()
+            kept[rows[~before]] = -1
+            weighed = await self.weigh(replace(context, y=kept), live, with_labels=False)
+            self.left_out += int((~before).sum())
+            return weighed
+        self._believed = live.id, int(context.row[rows].max(initial=-1))
         kept = context.y.copy()
         kept[rows[older]] = -1
         kept[rows[later][found]] = -1
         self.left_out = int(older.sum() + found.sum())
         return replace(context, y=kept)
+
+    def _before_doubt(self, live: ModelVersion) -> int | None:
+        """Up to which row labels were believed when this version was asked; None if never."""
+        version, row = self._believed or ("", -1)
+        return row if version == live.id else None
 
     def explain(self, shortage: str) -> str:
         """Why the labels that are left do not do, with those that were left out, if any."""

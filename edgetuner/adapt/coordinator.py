@@ -23,6 +23,7 @@ from edgetuner.adapt.cooldown import Cooldown
 from edgetuner.adapt.division import divided
 from edgetuner.adapt.drifts import Drifts
 from edgetuner.adapt.faults import Faults
+from edgetuner.adapt.flow import Flow
 from edgetuner.adapt.gate import Verdict
 from edgetuner.adapt.job import Ask, Job
 from edgetuner.adapt.judge import Judge, apart
@@ -95,6 +96,7 @@ class Coordinator:
             config, pipeline, self._drifts, self._observations, self._versions, self._judge
         )
         self._lessons = Lessons()
+        self._flow = Flow(pipeline, clock)
         self._cooldown = Cooldown(config, clock)
         self._trainer = Trainer(config().state_dir / "jobs", telemetry, self._tell, clock, train)
         self._probation: Probation | None = None
@@ -133,6 +135,7 @@ class Coordinator:
     def on_labels(self) -> None:
         """More windows have labels."""
         self._news_of_labels = True
+        self._flow.came()
         self._news.tell()
 
     def describe(self) -> dict[str, Any]:
@@ -249,6 +252,8 @@ class Coordinator:
 
     async def _adapt(self) -> None:
         why = self._requested or self._drifts.reasons or "more activities are labelled"
+        # Whoever asks for a version does not mean to go on labelling.
+        with_labels = self._requested is None and self._flow.goes_on
         starts = await self._observations.starts()
         labels = await self._observations.labels(starts)
         situation = self._situation(labels)
@@ -257,22 +262,29 @@ class Coordinator:
             return
         reason = reason or refusal(situation, self._config())
         if self._requested is None:
-            reason = reason or self._recall.waits() or self._lessons.repeated(labels.windows)
-        reason = reason or self._belief.standing(labels.windows)
-        context = reason or await self._admitted(starts)
+            reason = reason or self._recall.waits()
+            reason = reason or self._lessons.repeated(labels.windows, with_labels=with_labels)
+        reason = reason or self._belief.standing(
+            labels.windows, self._pipeline.version, with_labels=with_labels
+        )
+        context = reason or await self._admitted(starts, with_labels=with_labels)
         if isinstance(context, str):
             self._defer(context)
         elif self._requested is not None or not await self._known(context):
-            await self._attempt(context, why, labels.windows)
+            await self._attempt(context, why, labels.windows, with_labels=with_labels)
 
-    async def _admitted(self, starts: Mapping[StreamKey, int]) -> Context | str:
+    async def _admitted(
+        self, starts: Mapping[StreamKey, int], *, with_labels: bool
+    ) -> Context | str:
         """The present context with the labels that are believed; or why nothing may be trained on
         it.
         """
         most = self._config().adapt.max_windows
         context = self._drifts.present(await self._observations.windows(starts, most))
         reason = refusal(self._situation(Labels.of(context)), self._config())
-        believed = reason or await self._belief.weigh(context, self._pipeline.version)
+        believed = reason or await self._belief.weigh(
+            context, self._pipeline.version, with_labels=with_labels
+        )
         if isinstance(believed, str):
             return believed
         reason = refusal(self._situation(Labels.of(believed)), self._config())
@@ -356,16 +368,18 @@ class Coordinator:
         self.deferred = self._requested = None
         self._belief.reset()
 
-    async def _attempt(self, context: Context, why: str, labels: int) -> None:
+    async def _attempt(self, context: Context, why: str, labels: int, *, with_labels: bool) -> None:
         """One adaptation, from the job to the swap, if it comes to one."""
         self._answered()
         self.counts["adaptations"] += 1
         try:
             since = await self._pipeline.stored(lambda store: store.next_seqs())
-            job = await self._prepare(context, why)
+            job = await self._prepare(context, why, with_labels=with_labels)
             self._stop_if_paused(job)
             result = await self._trainer.train(job, self._config().inference.allow_factories)
-            candidate, verdict = await self._judged(job, result, context, since)
+            candidate, verdict = await self._judged(
+                job, result, context, since, with_labels=with_labels
+            )
             self._stop_if_paused(job)
             self.last = {"job": job.ask.job, "rung": result["rung"], "gate": verdict.to_wire()}
             self.last["rungs"] = self._trainer.progress.rungs
@@ -377,7 +391,8 @@ class Coordinator:
             if verdict.passed and candidate is not None:
                 await self._swap(candidate, verdict, Labels.of(context).classes)
             else:
-                await self._refuse(job, verdict, labels, context.take(context.y >= 0))
+                self._lessons.refuse(labels, with_labels=with_labels)
+                await self._refuse(job, verdict, context)
         except EdgetunerError as error:
             self._failed(error)
         except Exception as error:  # the champion is untouched by that, too
@@ -388,10 +403,12 @@ class Coordinator:
         self._cooldown.back_off()
         self._settle("adaptation_failed", error=error.to_wire())
 
-    async def _prepare(self, context: Context, why: str) -> Job:
+    async def _prepare(self, context: Context, why: str, *, with_labels: bool) -> Job:
         config, live = self._config(), self._pipeline.version
         facts = self._left_out()
-        windows, guesses = await divided(context, config.adapt, live, self._answers)
+        windows, guesses = await divided(
+            context, config.adapt, live, self._answers, with_labels=with_labels
+        )
         if guesses is not None:
             facts["guessed"] = guesses
         self._enter("training", "adaptation_started", why=why, **facts)
@@ -410,13 +427,22 @@ class Coordinator:
             raise stopped(job)
 
     async def _judged(
-        self, job: Job, result: dict[str, Any], context: Context, since: dict[StreamKey, int]
+        self,
+        job: Job,
+        result: dict[str, Any],
+        context: Context,
+        since: dict[StreamKey, int],
+        *,
+        with_labels: bool,
     ) -> tuple[ModelVersion | None, Verdict]:
         """The candidate and the gate's verdict; none where training saw no hope of passing it."""
         if "version" not in result:
             return None, Verdict(**result["verdict"])
         candidate = await self._recheck(job)
-        return candidate, await self._gate(job, candidate, context, since)
+        windows = await self._judging(job, context, since, candidate.manifest.window_ns)
+        return candidate, await self._judge.verdict(
+            candidate, windows, job.ask.gate, with_labels=with_labels
+        )
 
     async def _recheck(self, job: Job) -> ModelVersion:
         """Takes the candidate into the registry and loads it from there, hashes and all, off the
@@ -427,15 +453,17 @@ class Coordinator:
         result = job.result() or {}
         return await self._versions.load(str(result["version"]))
 
-    async def _gate(
-        self, job: Job, candidate: ModelVersion, context: Context, since: dict[StreamKey, int]
-    ) -> Verdict:
-        """Judges on the windows held out from training, and on those labelled since it began."""
-        split = (await asyncio.to_thread(job.windows)).split
-        held = context.take((split == jobs.HOLDOUT) & (context.y >= 0))
+    async def _judging(
+        self, job: Job, context: Context, since: dict[StreamKey, int], window_ns: int
+    ) -> Context:
+        """The labelled windows held out from training, and those labelled since it began."""
         later = await self._observations.labelled(since)
-        later = later.take(apart(later, context, candidate.manifest.window_ns))
-        return await self._judge.verdict(candidate, held.followed_by(later), job.ask.gate)
+        later = later.take(apart(later, context, window_ns))
+        return (await self._held_out(job, context)).followed_by(later)
+
+    async def _held_out(self, job: Job, context: Context) -> Context:
+        split = (await asyncio.to_thread(job.windows)).split
+        return context.take((split == jobs.HOLDOUT) & (context.y >= 0))
 
     async def _swap(
         self, candidate: ModelVersion, verdict: Verdict, learned: int | None = None
@@ -453,18 +481,18 @@ class Coordinator:
         facts = {"version": candidate.id, "previous": previous.version.id, **self.last}
         self._enter("probation", "swap", **facts)
 
-    async def _refuse(self, job: Job, verdict: Verdict, labels: int, labelled: Context) -> None:
-        """The champion stays; and if it does as well as at home, nothing had drifted.
+    async def _refuse(self, job: Job, verdict: Verdict, context: Context) -> None:
+        """The champion stays; and if it does as well as at home by itself, nothing had drifted.
 
         Otherwise the drift goes on waiting for an answer: more labels may make a better candidate.
         """
         self.counts["refused"] += 1
-        self._lessons.refuse(labels)
-        self._judge.refusals += 1
-        self._cooldown.back_off()
-        if self._at_home(verdict.champion_f1):
-            await self._acknowledge(verdict.champion_f1, labelled)
-            self._judge.refusals = 0
+        self._cooldown.begin()
+        held = await self._held_out(job, context)
+        if len(held) >= self._config().gate.min_windows:
+            f1 = macro_f1(held.y, await self._answers.on_record(held))
+            if self._at_home(f1):
+                await self._acknowledge(f1, context.take(context.y >= 0))
         await asyncio.to_thread(self._registry.prune)
         self._settle("refused", job=job.ask.job, **verdict.to_wire())
 
@@ -483,7 +511,6 @@ class Coordinator:
             await self._pipeline.proven()
             self._answers.since = await self._pipeline.stored(lambda store: store.next_seqs())
             self._probation = None
-            self._judge.refusals = 0
             self._cooldown.forgive()
             await asyncio.to_thread(self._registry.prune)
             self.counts["promotions"] += 1
@@ -496,8 +523,8 @@ class Coordinator:
         windows = probation.unseen(labelled, self._pipeline.version.id)
         if len(windows):
             # those who will be left: what the version before helps with now says nothing for them
-            kept = await self._answers.kin(self._pipeline.serving.proven(), windows.x)
-            before = await self._answers.kin(probation.previous, windows.x)
+            kept = await self._answers.would_serve(self._answers.serving.proven(), windows)
+            before = await self._answers.would_serve(probation.previous, windows)
             probation.compare(windows, kept, before)
 
     async def _roll_back(self, probation: Probation, reason: str) -> str:
@@ -522,7 +549,6 @@ class Coordinator:
         self._answers.since = {}
         self._probation = None
         self._lessons.forget()
-        self._judge.refusals = 0
         self._cooldown.forgive()
         self._drifts.answer_all()
 

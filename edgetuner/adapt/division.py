@@ -27,7 +27,12 @@ class Division(NamedTuple):
 
 
 async def divided(
-    context: Context, settings: AdaptConfig, live: ModelVersion, answers: Answers
+    context: Context,
+    settings: AdaptConfig,
+    live: ModelVersion,
+    answers: Answers,
+    *,
+    with_labels: bool,
 ) -> Division:
     """Divides a context that was admitted.
 
@@ -38,6 +43,7 @@ async def divided(
         settings: say how many labels are enough, and which share of them judges.
         live: the live version, which guesses.
         answers: what it says of windows.
+        with_labels: whether the gate will hear labels, too, on both sides.
     """
     labelled, guesses = context.y >= 0, None
     window_ns = live.manifest.window_ns
@@ -55,6 +61,7 @@ async def divided(
         )
     judging = labelled & (parts == HOLDOUT)
     served = np.full(len(context), -1, np.int64)
-    served[judging] = await answers.on_record(context.take(judging))
+    judges = context.take(judging)
+    served[judging] = await (answers.served if with_labels else answers.on_record)(judges)
     windows = Windows(context.x, context.y, context.stream, context.t_ns, parts, served)
     return Division(windows, guesses)

@@ -6,18 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from math import comb, lgamma
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetuner.adapt.betting import least_share, wealth
 from edgetuner.config import GateConfig
 from edgetuner.metrics import macro_f1
 
 IntArray = NDArray[np.int64]
 _EVERY = 4
-_PRECISION = 1e-9  # of a share
 _LOST = 2  # guards: one alone is no evidence, whatever it is in macro-F1
 
 
@@ -30,7 +29,7 @@ class Verdict:
         reason: why (not), in words.
         windows: how many held-out windows it rests on.
         champion_f1, candidate_f1: macro-F1 over the classes among those windows, 0 to 1.
-        p_value: of McNemar's exact test that the candidate is not better.
+        evidence: that the candidate is better; see `evidence`.
         gain_low: accuracy by which the candidate is better at least; see `least_gain`.
         confidence: of that, 0 to 1.
         worst_class, worst_class_loss: the class that lost most of its recall, and how much.
@@ -42,7 +41,7 @@ class Verdict:
     windows: int
     champion_f1: float | None = None
     candidate_f1: float | None = None
-    p_value: float | None = None
+    evidence: float | None = None
     gain_low: float | None = None
     confidence: float | None = None
     worst_class: str | None = None
@@ -74,19 +73,23 @@ def judge(
         )
     champion_f1, candidate_f1 = macro_f1(y, champion), macro_f1(y, candidate)
     better, worse = candidate == y, champion == y
-    p, low = mcnemar(better, worse), least_gain(better, worse, settings.max_p_value)
+    told, low = evidence(better, worse), least_gain(better, worse, settings.max_p_value)
     gain, confidence = candidate_f1 - champion_f1, 1 - settings.max_p_value
+    enough = told * settings.max_p_value >= 1
     if gain < settings.min_gain:
         reason = f"macro-F1 {gain:+.3f}, at least +{settings.min_gain:.3f} is asked"
-    elif p > settings.max_p_value:
-        reason = f"macro-F1 {gain:+.3f} may be chance: p = {p:.3f} > {settings.max_p_value:.3g}"
+    elif not enough:
+        reason = (
+            f"macro-F1 {gain:+.3f} may be chance: evidence {told:.1f}, "
+            f"{1 / settings.max_p_value:.3g} is asked"
+        )
     else:
         reason = (
             f"macro-F1 {champion_f1:.3f} -> {candidate_f1:.3f} on {len(y)} windows, "
             f"accuracy {low:+.3f} at least ({100 * confidence:.4g} % sure)"
         )
-    passed = gain >= settings.min_gain and p <= settings.max_p_value
-    verdict = Verdict(passed, reason, len(y), champion_f1, candidate_f1, p, low, confidence)
+    passed = gain >= settings.min_gain and enough
+    verdict = Verdict(passed, reason, len(y), champion_f1, candidate_f1, told, low, confidence)
     return _floored(verdict, y, better, worse, settings, classes)
 
 
@@ -109,7 +112,7 @@ def _floored(
         verdict = replace(verdict, worst_class=name, worst_class_loss=losses[worst])
     for k, lost in losses.items():
         mine = y == k
-        shown = mcnemar(better=worse[mine], worse=better[mine]) <= settings.max_p_value
+        shown = evidence(worse[mine], better[mine]) * settings.max_p_value >= 1
         if lost > settings.max_class_loss and shown:
             name = classes[k] if classes else str(k)
             reason = (
@@ -159,39 +162,29 @@ def guarded(
     return replace(verdict, passed=False, reason=reason)
 
 
-def mcnemar(better: NDArray[np.bool_], worse: NDArray[np.bool_]) -> float:
-    """Exact one-sided p-value that `better` is right no more often than `worse` (McNemar, 1947).
+def evidence(better: NDArray[np.bool_], worse: NDArray[np.bool_]) -> float:
+    """That `better` is right more often than `worse`, as wealth: see `betting`.
 
-    Only the windows on which exactly one of them is right count; under the null hypothesis each
-    falls to either side with probability one half.
+    Only the windows on which exactly one of them is right count; if neither is better, each falls
+    to either side with probability one half (McNemar 1947).
 
     Args:
-        better, worse: where each model is right, (N,).
+        better, worse: where each is right, (N,).
     """
-    wins, losses = int((better & ~worse).sum()), int((worse & ~better).sum())
-    n = wins + losses
-    return float(sum(comb(n, k) for k in range(wins, n + 1)) / 2**n)
+    return wealth(int((better & ~worse).sum()), int((worse & ~better).sum()))
 
 
 def least_gain(better: NDArray[np.bool_], worse: NDArray[np.bool_], alpha: float) -> float:
-    """By how much of accuracy `better` is better at least: the lower end of a one-sided interval.
+    """By how much of accuracy `better` is better at least: the lower end of an interval that holds
+    at every look.
 
-    Of the d windows on which exactly one is right, the share q that falls to `better` has the exact
-    lower limit of Clopper & Pearson (1934); given that d of N windows differ, the accuracies differ
-    by (2 q - 1) d / N. It is above 0 where McNemar's p-value is below `alpha`, and only there.
+    Of the d windows on which exactly one is right at least a share q falls to `better`
+    (`least_share`); given that d of N windows differ, the accuracies differ by (2 q - 1) d / N. It
+    is above 0 where `evidence` is above 1 / alpha, and only there.
 
     Args:
-        better, worse: where each model is right, (N,).
+        better, worse: where each is right, (N,).
         alpha: the chance that it is less.
     """
     wins, losses = int((better & ~worse).sum()), int((worse & ~better).sum())
-    n, low, high = wins + losses, 0.0, 1.0
-    if not wins:
-        return -losses / len(better)
-    k = np.arange(wins, n + 1)
-    ways = np.array([lgamma(n + 1) - lgamma(i + 1) - lgamma(n - i + 1) for i in k])
-    while high - low > _PRECISION:  # the chance of so many wins grows with q
-        q = (low + high) / 2
-        tail = np.exp(ways + k * np.log(q) + (n - k) * np.log1p(-q)).sum()
-        low, high = (q, high) if tail < alpha else (low, q)
-    return (2 * low - 1) * n / len(better)
+    return (2 * least_share(wins, losses, alpha) - 1) * (wins + losses) / len(better)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,35 +22,49 @@ class Judge:
     Args:
         config: gives the configuration in force.
         answers: of those who answer at present.
-
-    Attributes:
-        refusals: in a row, since a version has proved itself: each was one more chance for luck.
     """
 
     def __init__(self, config: Callable[[], Config], answers: Answers) -> None:
         self._config = config
         self._answers = answers
-        self.refusals = 0
 
     @property
     def settings(self) -> GateConfig:
-        """Those in force. The n-th gate in a row leaves the n-th part of the first one's chance for
-        luck: with half of it each time, a model that had lost half of its macro-F1 was kept
-        although the fourth candidate was a third better at p = .018.
-        """
-        gate = self._config().gate
-        return gate.model_copy(update={"max_p_value": gate.max_p_value / (1 + self.refusals)})
+        """Those in force."""
+        return self._config().gate
+
+    def proposed(self, candidate: ModelVersion) -> Serving:
+        """Who would answer if a candidate went live."""
+        if not self._config().adapt.beside:
+            return Serving(candidate)
+        return self._answers.serving.followed_by(candidate)
 
     async def verdict(
-        self, candidate: ModelVersion, windows: Context, settings: GateConfig
+        self,
+        candidate: ModelVersion,
+        windows: Context,
+        settings: GateConfig,
+        *,
+        with_labels: bool,
     ) -> Verdict:
         """That of the gate on labelled windows and, where the source is to be retained, of its
         guards.
+
+        Args:
+            with_labels: labels go on correcting whoever answers. Then those who answer are held
+                against who would answer from now on, all of them corrected; else their own word
+                against the candidate's.
         """
-        champion = await self._answers.on_record(windows)
         alone = Serving(candidate)
-        proposed = await answers_of(alone, windows.x)
+        if with_labels:
+            champion = await self._answers.served(windows)
+            proposed = await self._answers.would_serve(self.proposed(candidate), windows)
+        else:
+            champion = await self._answers.on_record(windows)
+            proposed = await answers_of(alone, windows.x)
         found = judge(windows.y, champion, proposed, settings, candidate.classes)
+        if with_labels:
+            found = replace(found, reason=f"{found.reason}, as labels correct either")
         if self._config().adapt.policy == "follow":
             return found
         bundle = candidate.bundle

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgetuner.adapt.gate import Verdict, judge, mcnemar
+from edgetuner.adapt.gate import Verdict, evidence, judge
 from edgetuner.adapt.material import Material
 from edgetuner.adapt.rungs import RUNGS
 from edgetuner.adapt.rungs.head import CHUNK, with_head
@@ -34,7 +34,7 @@ from edgetuner.metrics import macro_f1
 _LEAD = {"statistics": 3.0}
 
 _COSTLY = ("cores",)  # rungs that need a backward pass
-_LATE = 4.0  # times the gate's p-value: two labels that come during training may make up for it
+_LATE = 4.0  # times the evidence: two labels that come during training may make up for it
 
 _Z = 1.645  # of the normal distribution's 95 %
 
@@ -187,11 +187,11 @@ def _enough(
     if not len(right) or proven_share(int(right.sum()), len(right)) < settings.enough:
         return False
     if len(held_y):
-        return evidence(best.module, champion, material, gate).passed
+        return foretold(best.module, champion, material, gate).passed
     return judge(own_y, predict(champion, material.x), own, gate).passed
 
 
-def evidence(
+def foretold(
     module: nn.Module,
     champion: nn.Module,
     material: Material,
@@ -207,9 +207,9 @@ def evidence(
 
 def hopeless(verdict: Verdict, gate: GateConfig) -> bool:
     """Whether windows enough say so little for a candidate that two more will not do: each that it
-    alone gets right about halves the p-value.
+    alone gets right about doubles the evidence.
     """
-    return verdict.p_value is not None and verdict.p_value > _LATE * gate.max_p_value
+    return verdict.evidence is not None and verdict.evidence * gate.max_p_value * _LATE < 1
 
 
 def _in_vain(module: nn.Module, champion: nn.Module, material: Material, gate: GateConfig) -> bool:
@@ -219,8 +219,8 @@ def _in_vain(module: nn.Module, champion: nn.Module, material: Material, gate: G
     y = material.held_y.cpu().numpy()
     right = predict(module, material.held_x) == y
     right[np.flatnonzero(~right)[::2]] = True
-    p_value = mcnemar(right, _served(champion, material) == y)
-    return len(y) >= gate.min_windows and p_value > gate.max_p_value
+    told = evidence(right, _served(champion, material) == y)
+    return len(y) >= gate.min_windows and told * gate.max_p_value < 1
 
 
 def _served(champion: nn.Module, material: Material) -> NDArray[np.int64]:

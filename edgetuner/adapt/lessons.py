@@ -15,7 +15,7 @@ class Lessons:
 
     def __init__(self) -> None:
         self._classes: int | None = None  # labelled ones; None if it was not trained for this
-        self._refused_with = 0  # labelled windows
+        self._refused: dict[bool, int] = {}  # labelled windows, by whether labels spoke, too
 
     @property
     def of_this_context(self) -> bool:
@@ -26,7 +26,7 @@ class Lessons:
         """A version goes live that was trained on so many labelled classes of this context, or None
         if it comes from another one. What was refused before does not matter to its successor.
         """
-        self._classes, self._refused_with = classes, 0
+        self._classes, self._refused = classes, {}
 
     def know(self, classes: int) -> None:
         """So many classes of this context are as well known as those that were trained on."""
@@ -37,9 +37,16 @@ class Lessons:
         """A version from before is live again; what was refused stays refused."""
         self._classes = None
 
-    def refuse(self, labels: int) -> None:
-        """A candidate from so many labelled windows did not pass the gate."""
-        self._refused_with = labels
+    def refuse(self, labels: int, *, with_labels: bool) -> None:
+        """A candidate from so many labelled windows did not pass the gate.
+
+        Args:
+            with_labels: labels corrected either side: its own word may be better all the same. One
+                that is no better by itself is not with labels.
+        """
+        self._refused[True] = labels
+        if not with_labels:
+            self._refused[False] = labels
 
     def outgrown(self, classes: int) -> bool:
         """Whether the context shows half as many labelled classes more by now, so that the live
@@ -47,13 +54,18 @@ class Lessons:
         """
         return self._classes is not None and classes >= ceil(_MORE_CLASSES * self._classes)
 
-    def repeated(self, labels: int) -> str | None:
+    def repeated(self, labels: int, *, with_labels: bool) -> str | None:
         """Why a candidate would be no better than the one that was refused last, in words: hardly
         any of these labelled windows are new.
+
+        Args:
+            with_labels: whether labels would correct either side.
         """
-        wanted = ceil(_MORE_LABELS * self._refused_with)
-        if labels >= wanted or labels < self._refused_with:  # or it is another context
+        refused = self._refused.get(with_labels, 0)
+        wanted = ceil(_MORE_LABELS * refused)
+        if labels >= wanted or labels < refused:  # or it is another context
             return None
-        return (
+        reason = (
             f"{labels} labelled windows, {wanted} are needed after the candidate that was refused"
         )
+        return f"{reason}, or none for a while" if with_labels else reason

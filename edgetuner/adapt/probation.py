@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import comb
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetuner.adapt.betting import wealth
 from edgetuner.config import ProbationConfig
 from edgetuner.store import Context
 
@@ -99,20 +99,3 @@ class Probation:
             f"the new one alone is right {self.wins} times, the previous one {self.losses} times, "
             f"on {len(self.right)} labelled of {self.windows} windows"
         )
-
-
-def wealth(losses: int, wins: int) -> float:
-    """What a gambler has made of 1 who bets that losses are more likely than wins.
-
-    At fair odds, where a loss is no more likely than a win whatever came before, nothing is won in
-    the mean, so that the wealth ever reaches 1 / a with probability a at most (Ville 1939): it may
-    be looked at after every label, which a p-value may not. The gambler does not know the
-    probability q of a loss, and spreads the 1 evenly over 1/2 < q < 1 (mixtures: Robbins 1970;
-    tests by betting: Waudby-Smith & Ramdas 2024, arXiv 2010.09686). With n = losses + wins that is
-
-        2 int (2 q)^losses (2 - 2 q)^wins dq = sum_{j <= losses} C(n + 1, j) / (n + 1) C(n, losses)
-
-    Windows on which both versions are right, or both wrong, bet nothing.
-    """
-    n = losses + wins
-    return sum(comb(n + 1, j) for j in range(losses + 1)) / ((n + 1) * comb(n, losses))

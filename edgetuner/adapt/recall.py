@@ -10,7 +10,7 @@ from edgetuner.adapt.drifts import Drifts
 from edgetuner.adapt.gate import Verdict
 from edgetuner.adapt.judge import Judge
 from edgetuner.adapt.observations import Observations
-from edgetuner.adapt.recurrence import Recurrence, knows
+from edgetuner.adapt.recurrence import Recurrence, knows, may_know
 from edgetuner.adapt.versions import Versions
 from edgetuner.config import Config
 from edgetuner.errors import EdgetunerError
@@ -94,8 +94,9 @@ class Recall:
             except EdgetunerError as error:  # one that is damaged must not hold up the others
                 asked.append({"version": version, "error": error.to_wire()})
                 continue
-            verdict = await self._judge.verdict(candidate, windows, settings)
+            verdict = await self._judge.verdict(candidate, windows, settings, with_labels=False)
             asked.append({"version": version, **verdict.to_wire()})
+            self._recurrence.promising |= may_know(verdict, candidate.manifest)
             if knows(verdict, candidate.manifest) and (
                 best is None or (verdict.candidate_f1 or 0) > (best[1].candidate_f1 or 0)
             ):

@@ -14,6 +14,7 @@ from edgetuner.bundle import Manifest
 from edgetuner.config import GateConfig
 
 StreamKey = tuple[str, str]
+_AHEAD = 2.0  # evidence: that of two windows or so
 _AS_AT_HOME = 0.1  # macro-F1 below its own held-out one at which a version still does well
 
 
@@ -24,39 +25,43 @@ class Recurrence:
     Attributes:
         context: the window at which the drift of each stream was found.
         labels: of these streams, when they were asked last.
-        tries: how often they were asked.
+        asked: whether they have been.
+        promising: one of them is ahead as far as labels tell, and these are too few to prove it.
         versions: how many there are.
     """
 
     context: Mapping[StreamKey, int]
     labels: int = 0
-    tries: int = 0
+    asked: bool = False
+    promising: bool = False
     versions: int = 0
 
     def waits(self, labels: int, gate: GateConfig) -> str | None:
         """Why training has to wait, in words: a drift found late comes with labels enough to train,
-        and none yet that an earlier version could be asked with.
+        and none yet that an earlier version could be asked with, or too few to be sure of one.
         """
-        if not self.versions or self.tries or labels >= gate.min_windows:
+        needed = (2 if self.promising else 1) * gate.min_windows
+        if not self.versions or labels >= needed or (self.asked and not self.promising):
             return None
         return (
-            f"{labels} labelled windows since the drift was found, {gate.min_windows} are needed "
-            "to ask earlier versions before one is trained"
+            f"{labels} labelled windows since the drift was found, {needed} are needed to ask "
+            "earlier versions before one is trained"
         )
 
     def due(self, labels: int, gate: GateConfig) -> bool:
-        """Whether it is time to ask: as soon as the gate could tell, then at twice the labels."""
-        return labels >= max(gate.min_windows, 2 * self.labels)
+        """Whether it is time to ask: as soon as the gate could tell, then at half as many labels
+        more.
+        """
+        return 2 * labels >= max(2 * gate.min_windows, 3 * self.labels)
 
     def ask(self, labels: int, gate: GateConfig, versions: int) -> GateConfig:
         """What each of so many versions has to prove, now that they are asked with so many labels.
 
-        The chance that any of them passes by luck is that of a single candidate: it is shared out
-        over the versions (Bonferroni), and halved with every time that they are asked.
+        The chance that any of them passes by luck is that of a single candidate, however often they
+        are asked: it is shared out over the versions (Bonferroni).
         """
-        level = gate.max_p_value / (max(1, versions) * 2**self.tries)
-        self.labels, self.tries = labels, self.tries + 1
-        return gate.model_copy(update={"max_p_value": level})
+        self.labels, self.asked, self.promising = labels, True, False
+        return gate.model_copy(update={"max_p_value": gate.max_p_value / max(1, versions)})
 
 
 def at_home(f1: float | None, manifest: Manifest) -> bool:
@@ -67,6 +72,12 @@ def at_home(f1: float | None, manifest: Manifest) -> bool:
     """
     home = manifest.metrics.get("held_out_macro_f1")
     return f1 is not None and (home is None or f1 >= home - _AS_AT_HOME)
+
+
+def may_know(verdict: Verdict, manifest: Manifest) -> bool:
+    """Whether an earlier version does as well as in its own time and is ahead, proved or not."""
+    ahead = verdict.evidence is not None and verdict.evidence >= _AHEAD
+    return ahead and at_home(verdict.candidate_f1, manifest)
 
 
 def knows(verdict: Verdict, manifest: Manifest) -> bool:

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from edgetuner.adapt import job as jobs
 from edgetuner.adapt.gate import guards
 from edgetuner.adapt.job import Job, Windows
-from edgetuner.adapt.ladder import Climbed, chosen, climb, evidence, hopeless, predict
+from edgetuner.adapt.ladder import Climbed, chosen, climb, foretold, hopeless, predict
 from edgetuner.adapt.material import Material
 from edgetuner.bundle import Bundle, Tensors, describe, write_bundle
 from edgetuner.config import FACTORY_PATTERN
@@ -98,7 +98,7 @@ def run(job: Job, allow_factories: Sequence[str] = ()) -> dict[str, Any]:
         "unlabelled": len(material.unlabelled),
         **candidate.facts,
     }
-    verdict = evidence(candidate.module, module, material, job.ask.gate, base.manifest.classes)
+    verdict = foretold(candidate.module, module, material, job.ask.gate, base.manifest.classes)
     if hopeless(verdict, job.ask.gate):  # detectors for it would be in vain
         return {**facts, "verdict": verdict.to_wire(), **_spent(start)}
     _report("reference")

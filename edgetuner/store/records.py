@@ -182,6 +182,9 @@ class StreamState:
     rejoining: bool = False
 
 
+_COLUMNS = ("x", "y", "predicted", "served", "confidence", "row", "seq", "t_ns", "version")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Context:
     """Predicted windows for an adaptation, in order of arrival (N of them).
@@ -193,6 +196,7 @@ class Context:
     x: NDArray[np.float32]  # (N, C, T)
     y: NDArray[np.int64]  # (N,), -1 where there is no label
     predicted: NDArray[np.int64]  # (N,), by the versions alone where labels overruled them
+    served: NDArray[np.int64]  # (N,), with labels, where they overruled the versions
     confidence: NDArray[np.float64]  # (N,), of what was published
     row: NDArray[np.int64]  # (N,)
     stream: NDArray[np.int64]  # (N,), index into keys
@@ -206,8 +210,7 @@ class Context:
 
     def take(self, keep: NDArray[np.bool_]) -> Context:
         """The windows where `keep` (N,) is true; keys and starts stay."""
-        columns = ("x", "y", "predicted", "confidence", "row", "stream", "seq", "t_ns", "version")
-        return replace(self, **{name: getattr(self, name)[keep] for name in columns})
+        return replace(self, **{name: getattr(self, name)[keep] for name in (*_COLUMNS, "stream")})
 
     def followed_by(self, later: Context) -> Context:
         """The windows of this and then those of another one, whatever its streams;
@@ -216,8 +219,7 @@ class Context:
         keys = self.keys + tuple(key for key in later.keys if key not in self.keys)
         stream = np.array([keys.index(key) for key in later.keys], np.int64)[later.stream]
         columns: dict[str, Any] = {
-            name: np.concatenate([getattr(self, name), getattr(later, name)])
-            for name in ("x", "y", "predicted", "confidence", "row", "seq", "t_ns", "version")
+            name: np.concatenate([getattr(self, name), getattr(later, name)]) for name in _COLUMNS
         }
         return replace(self, keys=keys, stream=np.concatenate([self.stream, stream]), **columns)
 

@@ -73,13 +73,14 @@ def context(
             for row in _newest(database, index, ids[key], starts[key], limit, labelled)
         ),
     )
-    columns = list(zip(*reversed(newest), strict=True)) or [()] * 8
-    row, stream, seq, t_ns, label, predicted, confidence, version = columns
+    columns = list(zip(*reversed(newest), strict=True)) or [()] * 9
+    row, stream, seq, t_ns, label, predicted, served, confidence, version = columns
     return Context(
         keys=keys,
         x=samples(database, task, row if with_samples else ())[0],
         y=np.array([-1 if y is None else y for y in label], np.int64),
         predicted=np.array(predicted, np.int64),
+        served=np.array(served, np.int64),
         confidence=np.array(confidence, np.float64),
         row=np.array(row, np.int64),
         stream=np.array(stream, np.int64),
@@ -110,8 +111,8 @@ def _newest(
 ) -> list[tuple[Any, ...]]:
     other = Stage.LABELLED if labelled else Stage.UNLABELLED
     return database.query(
-        "SELECT row, ?, seq, t_ns, label, coalesce(overruled, predicted), confidence, version "
-        "FROM main.window "
+        "SELECT row, ?, seq, t_ns, label, coalesce(overruled, predicted), predicted, "
+        "confidence, version FROM main.window "
         "WHERE stream = ? AND seq >= ? AND stage IN (?, ?) ORDER BY seq DESC LIMIT ?",
         (index, stream, start, Stage.LABELLED, other, limit),
     )

@@ -13,15 +13,24 @@ torch = pytest.importorskip("torch")
 
 from edgetuner.adapt.answers import Answers, answers_of  # noqa: E402
 from edgetuner.config import Config  # noqa: E402
+from edgetuner.corrections import Correction  # noqa: E402
 from edgetuner.inference import ModelVersion  # noqa: E402
 from edgetuner.pipeline import Pipeline, watch_with  # noqa: E402
 from edgetuner.serving import Serving  # noqa: E402
-from edgetuner.store import Entry, Store  # noqa: E402
+from edgetuner.store import Context, Entry, Store  # noqa: E402
 from tests import waves  # noqa: E402
 
 Scene = Callable[[Pipeline], Coroutine[Any, Any, None]]
 Y = np.array([waves.label_of(n) for n in range(30)])
 X = np.stack([waves.window(n, int(k)) for n, k in enumerate(Y)])
+
+
+async def recorded(pipeline: Pipeline) -> Context:
+    """Thirty windows that were answered."""
+    entries = [Entry("c", "s", n, n, X[n], n) for n in range(30)]
+    receipts = await pipeline.stored(lambda store: store.add(entries))
+    await pipeline.predict([r.window for r in receipts if r.window is not None])
+    return await pipeline.context({("c", "s"): 0}, 100)
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +55,7 @@ def test_what_is_on_record_is_not_asked_again(
     play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scene(pipeline: Pipeline) -> None:
-        entries = [Entry("c", "s", n, n, X[n], n) for n in range(30)]
-        receipts = await pipeline.stored(lambda store: store.add(entries))
-        await pipeline.predict([r.window for r in receipts if r.window is not None])
-        context = await pipeline.context({("c", "s"): 0}, 100)
+        context = await recorded(pipeline)
         context.version[20:] = "another"
         context.predicted[20:] = 0
         asked = []
@@ -105,6 +111,7 @@ def test_versions_that_are_asked_while_they_serve_take_turns(
 
     async def scene(pipeline: Pipeline) -> None:
         answers, threads = Answers(pipeline), set()
+        context = await recorded(pipeline)
         predict = version.predict
 
         def noted(x: Any) -> Any:
@@ -112,20 +119,37 @@ def test_versions_that_are_asked_while_they_serve_take_turns(
             return predict(x)
 
         monkeypatch.setattr(version, "predict", noted)
-        await asyncio.gather(answers.kin(Serving(version), X), answers.classes(X), answers.look(X))
+        asked = answers.would_serve(Serving(version), context)
+        await asyncio.gather(asked, answers.classes(X), answers.look(X))
         assert len(threads) == 1
-        assert (await answers.kin(Serving(version), X)).tolist() == Y.tolist()
-        assert len(await answers.kin(Serving(version), X[:0])) == 0
+        assert (await answers.would_serve(Serving(version), context)).tolist() == Y.tolist()
+        nothing = context.take(context.seq < 0)
+        assert len(await answers.would_serve(Serving(version), nothing)) == 0
+
+    play(scene)
+
+
+def test_others_would_have_been_corrected_by_the_same_labels(
+    play: Callable[[Scene], None], version: ModelVersion
+) -> None:
+    async def scene(pipeline: Pipeline) -> None:
+        said = np.zeros((30, 3))
+        said[:10, 2] = 9.0  # of the first ten windows
+        context, answers = await recorded(pipeline), Answers(pipeline)
+        pipeline._corrections.note(context.row.tolist(), Correction(np.ones(30), said))
+        context.served[:10], context.served[20:] = 2, 0
+        context.version[15:] = "another"
+        expected = [2] * 10 + Y[10:].tolist()
+        assert (await answers.served(context)).tolist() == expected
+        assert (await answers.would_serve(Serving(version), context)).tolist() == expected
+        assert (await answers.on_record(context)).tolist() == Y.tolist(), "their own word"
 
     play(scene)
 
 
 def test_what_others_helped_with_is_not_theirs(play: Callable[[Scene], None]) -> None:
     async def scene(pipeline: Pipeline) -> None:
-        entries = [Entry("c", "s", n, n, X[n], n) for n in range(30)]
-        receipts = await pipeline.stored(lambda store: store.add(entries))
-        await pipeline.predict([r.window for r in receipts if r.window is not None])
-        context = await pipeline.context({("c", "s"): 0}, 100)
+        context = await recorded(pipeline)
         answers = Answers(pipeline)
         assert answers.fresh(context).all()
         answers.since = {("c", "s"): 20}

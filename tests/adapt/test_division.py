@@ -18,7 +18,9 @@ async def test_the_newest_labels_judge_what_the_others_train(pipeline: Pipeline)
     await seen(pipeline, range(48))
     context = await pipeline.context({KEY: 0}, 100)
     settings = AdaptConfig(min_labels=48, holdout=0.25)
-    windows, guesses = await divided(context, settings, pipeline.version, Answers(pipeline))
+    windows, guesses = await divided(
+        context, settings, pipeline.version, Answers(pipeline), with_labels=False
+    )
     assert guesses is None
     assert windows.y is context.y and windows.x is context.x
     held, trained = (np.flatnonzero(windows.split == part) for part in (jobs.HOLDOUT, jobs.TRAIN))
@@ -35,7 +37,9 @@ async def test_where_labels_are_too_few_to_train_on_they_judge_and_guesses_are_t
     await seen(pipeline, range(60, 72))
     context = await pipeline.context({KEY: 0}, 100)
     settings = AdaptConfig(min_labels=13)
-    windows, guesses = await divided(context, settings, pipeline.version, Answers(pipeline))
+    windows, guesses = await divided(
+        context, settings, pipeline.version, Answers(pipeline), with_labels=False
+    )
     given = context.y >= 0
     assert (windows.y[given] == context.y[given]).all()
     assert (windows.split[given] == jobs.HOLDOUT).all()
@@ -52,7 +56,9 @@ async def test_windows_that_share_samples_with_a_judge_train_nothing(pipeline: P
     context = await pipeline.context({KEY: 0}, 100)
     context.t_ns[:] = np.arange(48) * pipeline.version.manifest.window_ns // 2
     settings = AdaptConfig(min_labels=10, holdout=0.25)
-    windows, _ = await divided(context, settings, pipeline.version, Answers(pipeline))
+    windows, _ = await divided(
+        context, settings, pipeline.version, Answers(pipeline), with_labels=False
+    )
     held = windows.t_ns[windows.split == jobs.HOLDOUT]
     trained = windows.t_ns[windows.split == jobs.TRAIN]
     assert (windows.split == jobs.NEITHER).any()

@@ -30,6 +30,7 @@ def context() -> Context:
         x=np.zeros((n, 1, 1), np.float32),
         y=none,
         predicted=none,
+        served=none,
         confidence=np.zeros(n),
         row=100 + np.arange(n),
         stream=np.tile([0, 1], n // 2),

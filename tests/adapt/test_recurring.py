@@ -38,6 +38,7 @@ SETTINGS = {
         },
         "doubt_labels": False,  # what is fast in one gear is brisk in another: only labels tell
     },
+    "gate": {"max_p_value": 0.2},  # four windows that tell two versions apart will do
     "probation": {"labels": 24},
     "registry": {"keep": 5},
 }
