@@ -1,4 +1,7 @@
-"""When each sensor was faulty: nothing of these times is trained on, or judged by."""
+"""When each sensor was faulty: nothing of these times is trained on, or judged by, and nothing of
+shortly before and after them: a sensor that fails fails again, and on a busy stream only half of
+the faults get a name.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from edgetuner.store import Context
 
 StreamKey = tuple[str, str]
 _OPEN = 2**63 - 1  # the end of a fault that still stands
+_NEAR = 60  # windows before a fault, and after it
 _MOST = 64  # ranges of a stream: of more the oldest become one, with what was between them
 
 
@@ -38,9 +42,11 @@ class Faults:
         return sorted("/".join(k) for k, ranges in self._ranges.items() if ranges[-1][1] == _OPEN)
 
     def cover(self, context: Context) -> NDArray[np.bool_]:
-        """Which of the windows of a context fall into such a time, (N,)."""
+        """Which of the windows of a context fall into such a time, or near it, (N,)."""
         covered = np.zeros(len(context), bool)
         for index, key in enumerate(context.keys):
+            mine = context.stream == index
             for first, end in self._ranges.get(key, ()):
-                covered |= (context.stream == index) & (context.seq >= first) & (context.seq < end)
+                near = (context.seq >= first - _NEAR) & (context.seq - _NEAR < end)
+                covered |= mine & near
         return covered
