@@ -31,7 +31,7 @@ WORN = ""  # a map that is no fault: the sensor is worn otherwise
 
 _MEMORY = 12  # windows that a bout is remembered by
 _AT_ONCE = 4  # windows that a bout of so many takes in together
-_KNOWN = 4  # windows without which nothing is compared with a bout
+_KNOWN = 2  # windows without which nothing is compared with a bout
 _PRIOR = 2.0  # windows that the source's variation counts for beside a bout's own
 _WANDER = 0.25  # variance of a bout's slow changes, in units of that between neighbouring windows
 _CAP = 8.0  # deviations beyond which a feature says no more: one odd feature is not everything
@@ -62,7 +62,7 @@ class DistortionSettings:
             the windows before tell no more, and what a map does to windows a model can learn.
     """
 
-    looks: tuple[int, ...] = (3, 5, 8, 12)
+    looks: tuple[int, ...] = (2, 5, 9, 12)
     leap: float = 1.0
     fit: float = 1.0
     evidence: float = 15.0
@@ -204,8 +204,13 @@ class Bout:
         before, more = self.count, len(features)
         self.count = min(before + more, _MEMORY)
         step = features - self.mean
-        self.mean = self.mean + np.add.reduce(step) / self.count
-        grown = np.add.reduce(step * step) - more * self.variance
+        square = step * step
+        if more == 1:  # a sum of one takes as long as any
+            total, squares = step[0], square[0]
+        else:
+            total, squares = np.add.reduce(step), np.add.reduce(square)
+        self.mean = self.mean + total / self.count
+        grown = squares - more * self.variance
         self.variance = self.variance + grown / self.count
         if before < 3 <= self.count or before < _MEMORY == self.count:
             self._prior = self._expected()
@@ -220,10 +225,15 @@ class Bout:
 
     def distance(self, features: Floats, count: int) -> Floats:
         """Squared distance of the means (..., F) of `count` windows, in units of the usual."""
-        scale = (1 / self.count + 1 / count + _WANDER) / (_PRIOR + self.count)
         step = features - self.mean
-        distance: Floats = step * step * (self._weight / scale)
+        distance: Floats = step * step * self.precision(count)
         return distance
+
+    def precision(self, count: int) -> Floats:
+        """What a squared step of the means of `count` windows counts (F,)."""
+        scale = (1 / self.count + 1 / count + _WANDER) / (_PRIOR + self.count)
+        precision: Floats = self._weight / scale
+        return precision
 
     def misfit(self, features: Floats, count: int) -> Floats:
         """Negative log-likelihood of the means (..., F) of `count` windows."""
@@ -437,6 +447,7 @@ class Distortion:
         self._said: str | None = None  # at the look before
         self._repair: Maps | None = None
         self._stood = 0  # windows since the fault was found
+        self._has_leapt: bool | None = None  # the next window, where that is known
 
     def update_many(self, features: Floats, seqs: Sequence[int]) -> list[Leap]:
         """Takes the features of the next windows (N, F): what is known after each of them."""
@@ -446,7 +457,7 @@ class Distortion:
             told += [Leap(self.fault, self.channel, self.since_seq, False)] * calm
             if not calm:
                 before, next_ = self.fault, len(told)
-                fault = self.update(features[next_], seqs[next_])
+                fault = self._update(features[next_], seqs[next_], self._has_leapt)
                 told.append(Leap(fault, self.channel, self.since_seq, fault != before))
         return told
 
@@ -455,11 +466,16 @@ class Distortion:
         says how many.
         """
         bout = self._bout
+        self._has_leapt = None
         if bout is None or bout.count < _KNOWN or self._new is not None or self.fault is not None:
             return 0
         some = features[: _AT_ONCE - len(self._same)]
         leapt = self._leapt(bout, some)
-        calm = int(leapt.argmax()) if leapt.any() else len(some)
+        calm = int(leapt.argmax())
+        if leapt[calm]:
+            self._has_leapt = calm == 0 or None
+        else:
+            calm = len(some)
         self._same += list(some[:calm])
         if len(self._same) >= _AT_ONCE:
             self._learn()
@@ -467,12 +483,16 @@ class Distortion:
 
     def update(self, features: Floats, seq: int = 0) -> str | None:
         """Takes the features of one window (F,); the fault that stands after it, or None."""
+        return self._update(features, seq)
+
+    def _update(self, features: Floats, seq: int, leapt: bool | None = None) -> str | None:
+        """The same, where it may be known whether the window has left its bout."""
         self._stood += self.fault is not None
         if self._stood > self._settings.lasting:
             self._accept(seq)
         if self._bout is None:
             self._bout = Bout(features, self._usual)
-        elif not self._leapt(self._bout, features):
+        elif not (self._leapt(self._bout, features) if leapt is None else leapt):
             self._as_before(features)
         elif self._new is None or self._left(self._new, features):
             self._leave(features, seq)
@@ -565,12 +585,14 @@ class Distortion:
         bouts = [*([self._bout] if self._bout.count >= _KNOWN else []), *self._bouts[::-1]]
         if not bouts:
             return Verdict(None)
-        distances = np.array([bout.distance(features, count) for bout in bouts])
+        means = np.array([bout.mean for bout in bouts])
+        precisions = np.array([bout.precision(count) for bout in bouts])
+        distances = np.square(features - means) * precisions
         identity = float(_misfit(distances).min())
         nothing = Verdict("", misfit=identity, identity=identity)
         if identity < self._settings.evidence:
             return nothing
-        best = self._turned(features, bouts, count, Verdict(None, identity=identity))
+        best = self._turned(features, means, precisions, Verdict(None, identity=identity))
         for bout in self._alike(bouts, distances):
             maps = other_maps(features, bout.mean, usual, alone=bout is self._bout)
             if maps.name:
@@ -581,13 +603,18 @@ class Distortion:
             return nothing
         return sure
 
-    def _turned(self, features: Floats, bouts: list[Bout], count: int, best: Verdict) -> Verdict:
+    def _turned(
+        self, features: Floats, means: Floats, precisions: Floats, best: Verdict
+    ) -> Verdict:
+        """The best of no map and those that exchange or turn axes, given the mean (B, F) and the
+        precision (B, F) of every bout.
+        """
         usual = self._usual
         maps = axis_maps(len(usual.floor), usual.triads, usual.polar)
         if not maps.name:
             return best
-        mapped = maps(features)
-        misfits = np.minimum.reduce([bout.misfit(mapped, count) for bout in bouts])
+        distances = np.square(maps(features) - means[:, None]) * precisions[:, None]  # (B, K, F)
+        misfits = np.minimum.reduce(_misfit(distances))
         worn = np.array([name == WORN for name in maps.name])
         if worn.any():
             best = replace(best, worn=float(misfits[worn].min()))

@@ -208,12 +208,12 @@ class Reference:
                 remedy=f"use the reference of the same model version, 0..{len(self.classes) - 1}",
             )
         for name, values in (("embedding", embedding), ("confidence", confidence)):
-            largest = np.maximum.reduce(np.abs(values), None, initial=0)
-            if not largest < _HUGE:  # negated, so that NaN is refused too
+            flat = np.ravel(values)
+            if not flat @ flat < _HUGE**2:  # negated, so that NaN is refused too
                 raise DriftError(
                     "what the model gave is not finite, or as good as that",
                     field=f"drift.{name}",
-                    value=float(largest),
+                    value=float(np.abs(flat).max()),
                     remedy="roll back to the version before",
                 )
 

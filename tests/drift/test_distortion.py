@@ -96,7 +96,7 @@ def test_a_fault_is_over_when_it_is_undone(usual: Usual) -> None:
 
 
 def test_a_fault_is_over_when_an_activity_comes_again_as_it_was(usual: Usual) -> None:
-    walking, rowing = walkers.recording(3, 40, seed=7), walkers.recording(4, 20, seed=7)
+    walking, rowing = walkers.recording(3, 40, seed=7), walkers.recording(4, 24, seed=7)
     broken = FAULTS["turned_axis"](rowing[12:], np.random.default_rng(0))
     watch = play(usual, walking[:12], rowing[:12], broken)
     assert watch.fault == "axis_swap"
