@@ -18,8 +18,7 @@ from edgetuner.inference import ModelVersion, Outputs
 StreamKey = tuple[str, str]
 
 _NEAR = 0.6  # of the distance of two windows of a class at home: so far a label reaches
-RECENT_S = 300.0  # by the clock of the sensor: after it a label counts 1/e
-_RECENT_NS = 1e9 * RECENT_S
+_RECENT_NS = 300e9  # by the clock of the sensor: after it a label counts 1/e
 _PAST_NS = 5 * _RECENT_NS  # after it a label says nothing
 _LABELS = 128  # of a stream, the newest ones
 _STREAMS = 256  # that somebody labels, the latest ones
@@ -90,6 +89,16 @@ class LabelCache:
     def wants(self, key: StreamKey, t_ns: int) -> bool:
         """Whether a label of a window from that time can still say anything."""
         return self._clocks.get(key, t_ns) - t_ns <= _PAST_NS
+
+    def speaks(self, key: StreamKey) -> bool:
+        """Whether it says much of what comes on a stream: the latest label is of a window that came
+        five minutes ago at most.
+        """
+        said = self._streams.get(key)
+        if said is None:
+            return False
+        newest = int(said.t_ns[-1])
+        return self._clocks.get(key, newest) - newest < _RECENT_NS
 
     def relabel(self, key: StreamKey, seq: int, label: int) -> None:
         """Another label for a window that it may have heard of."""

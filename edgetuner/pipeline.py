@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -82,11 +82,6 @@ class Pipeline:
     def serving(self) -> Serving:
         """Who answers at present: the live version, and perhaps earlier ones beside it."""
         return self._serving
-
-    @property
-    def hears_labels(self) -> bool:
-        """Whether labels answer for windows like theirs."""
-        return self._cache is not None
 
     async def stored(self, work: Callable[[Store], _T]) -> _T:
         """Does `work` with the store, after everything asked for before it."""
@@ -315,6 +310,13 @@ class Pipeline:
         from the next batch on.
         """
         await self.modelled(self._proven)
+
+    async def labelled(self, keys: Iterable[StreamKey]) -> set[StreamKey]:
+        """On which of these streams labels answer beside the versions at present."""
+        cache = self._cache
+        if cache is None:
+            return set()
+        return await self.modelled(lambda: {key for key in keys if cache.speaks(key)})
 
     async def would_serve(
         self, serving: Serving, x: NDArray[np.float32], rows: Sequence[int]

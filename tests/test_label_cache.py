@@ -149,6 +149,16 @@ def test_it_wants_no_label_that_can_say_nothing_any_more() -> None:
     assert cache.wants(OTHER, 0)
 
 
+def test_it_speaks_on_a_stream_for_five_minutes_after_the_window_of_the_latest_label() -> None:
+    cache = heard((0.0, 100, 2), (0.0, 90, 1))
+    assert cache.speaks(KEY) and not cache.speaks(OTHER), "before anything is asked"
+    for seq, speaks in ((110, True), (159, True), (160, False)):
+        corrected(cache, 0.0, seq)
+        assert cache.speaks(KEY) == speaks
+    tell(cache, (0.0, 101, 1))
+    assert cache.speaks(KEY)
+
+
 def test_hearing_nothing_changes_nothing() -> None:
     cache = heard((0.0, 10, 2))
     cache.hear(anchor("other"), at(), [], [], [], [])

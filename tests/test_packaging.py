@@ -22,7 +22,7 @@ BOARDS = {"constraints/jp62.txt": "3.10", "constraints/jp72.txt": "3.12"}
 # clients and the operators' commands, has to work where torch is not installed.
 NEEDS_TORCH = re.compile(
     r"edgetuner\.(models|factories|inference|pretrain|augment|pipeline|predictor|ingest|service|replay"
-    r"|serving|label_cache|doctor\.(model|rehearsal)|peft\..+|adapt\.(adam|answers|belief|coordinator|division|flow|gradient|guess|judge|ladder"
+    r"|serving|label_cache|doctor\.(model|rehearsal)|peft\..+|adapt\.(adam|answers|belief|coordinator|division|gradient|guess|judge|ladder"
     r"|material|observations|recall|train|versions|worker|rungs(\..+)?))"
 )
 

@@ -23,7 +23,6 @@ from edgetuner.adapt.cooldown import Cooldown
 from edgetuner.adapt.division import divided
 from edgetuner.adapt.drifts import Drifts
 from edgetuner.adapt.faults import Faults
-from edgetuner.adapt.flow import Flow
 from edgetuner.adapt.gate import Verdict
 from edgetuner.adapt.job import Ask, Job
 from edgetuner.adapt.judge import Judge, apart
@@ -96,7 +95,6 @@ class Coordinator:
             config, pipeline, self._drifts, self._observations, self._versions, self._judge
         )
         self._lessons = Lessons()
-        self._flow = Flow(pipeline, clock)
         self._cooldown = Cooldown(config, clock)
         self._trainer = Trainer(config().state_dir / "jobs", telemetry, self._tell, clock, train)
         self._probation: Probation | None = None
@@ -135,7 +133,6 @@ class Coordinator:
     def on_labels(self) -> None:
         """More windows have labels."""
         self._news_of_labels = True
-        self._flow.came()
         self._news.tell()
 
     def describe(self) -> dict[str, Any]:
@@ -252,9 +249,9 @@ class Coordinator:
 
     async def _adapt(self) -> None:
         why = self._requested or self._drifts.reasons or "more activities are labelled"
-        # Whoever asks for a version does not mean to go on labelling.
-        with_labels = self._requested is None and self._flow.goes_on
         starts = await self._observations.starts()
+        # Whoever asks for a version does not mean to go on labelling.
+        with_labels = self._requested is None and await self._labels_answer(starts)
         labels = await self._observations.labels(starts)
         situation = self._situation(labels)
         reason = hindrance(situation)
@@ -272,6 +269,12 @@ class Coordinator:
             self._defer(context)
         elif self._requested is not None or not await self._known(context):
             await self._attempt(context, why, labels.windows, with_labels=with_labels)
+
+    async def _labels_answer(self, starts: Mapping[StreamKey, int]) -> bool:
+        """Whether labels answer wherever something drifted, or anywhere if nothing did."""
+        labelled = await self._pipeline.labelled(starts)
+        drifted = self._drifts.alarms.keys()
+        return drifted <= labelled if drifted else bool(labelled)
 
     async def _admitted(
         self, starts: Mapping[StreamKey, int], *, with_labels: bool
@@ -470,9 +473,8 @@ class Coordinator:
     ) -> None:
         starts = await self._pipeline.stored(lambda store: store.next_seqs())
         self._registry.begin_probation(candidate.id, verdict.reason)
-        before, shared = self._pipeline.serving, self._config().adapt.beside
-        now = before.followed_by(candidate) if shared else Serving(candidate)
-        previous = await self._pipeline.swap(now)
+        shared = self._config().adapt.beside
+        previous = await self._pipeline.swap(self._judge.proposed(candidate))
         self._answers.since = {}
         self._probation = Probation(previous, starts, shared=shared)
         self._lessons.begin(learned)

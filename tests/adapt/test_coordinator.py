@@ -154,6 +154,11 @@ Scene = Callable[[Stage], Coroutine[Any, Any, None]]
 class Knowing(LabelCache):
     """Labels that say the right class of every window, one on from what the model says."""
 
+    speaking = True
+
+    def speaks(self, key: Any) -> bool:
+        return self.speaking
+
     def correction(self, anchor: Any, out: Outputs, *of: Any) -> Correction | None:
         return Correction(np.ones(len(out.predicted)), 9.0 * np.eye(3)[(out.predicted + 1) % 3])
 
@@ -428,6 +433,8 @@ def test_a_candidate_that_proves_nothing_is_refused(play: Callable[..., None]) -
 def test_a_candidate_that_labels_make_needless_goes_live_when_nobody_labels_any_more(
     play: Callable[..., None],
 ) -> None:
+    labels = Knowing()
+
     async def scene(stage: Stage) -> None:
         await stage.see(36)
         stage.drift()
@@ -435,17 +442,34 @@ def test_a_candidate_that_labels_make_needless_goes_live_when_nobody_labels_any_
         refused = stage.told("refused")
         assert refused["champion_f1"] == refused["candidate_f1"] == 1, "labels correct either"
         assert "as labels correct either" in refused["reason"]
-        stage.now += 250
+        stage.now += 100
         await stage.coordinator.consider()
         assert len(stage.trainings) == 1
         assert (stage.coordinator.deferred or "").endswith("or none for a while")
-        stage.now += 100
+        labels.speaking = False
         await stage.coordinator.consider()
         assert stage.events()[-1] == "swap" and len(stage.trainings) == 2
         gate = stage.told("swap")["gate"]
         assert gate["candidate_f1"] == 1 and gate["champion_f1"] < 0.5, "by themselves"
 
-    play(scene, cache=Knowing())
+    play(scene, cache=labels)
+
+
+def test_labels_of_one_stream_do_not_answer_for_another_that_drifted(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = Knowing()
+    monkeypatch.setattr(labels, "speaks", lambda key: key != KEY)
+
+    async def scene(stage: Stage) -> None:
+        entry = Entry("c", "other", 0, 1, waves.window(0, 0), 0)
+        await stage.pipeline.stored(lambda store: store.add([entry]))
+        await stage.see(36)
+        stage.drift()
+        await stage.coordinator.consider()
+        assert stage.events()[-1] == "swap"
+
+    play(scene, cache=labels)
 
 
 def test_whoever_asks_for_a_version_is_not_told_that_labels_do_as_well(
