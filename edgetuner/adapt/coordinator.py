@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -240,8 +241,11 @@ class Coordinator:
                 await self._adapt()
 
     async def _outgrown(self) -> bool:
-        """Whether labels came that show more activities than the live version has learned."""
-        if not self._lessons.of_this_context or not self._news_of_labels:
+        """Whether labels show more activities than the live version has learned, and there are new
+        ones, or they have made a candidate needless and may have stopped.
+        """
+        news = self._news_of_labels or self._lessons.unfinished
+        if not self._lessons.of_this_context or not news:
             return False
         self._news_of_labels = False
         labels = await self._observations.labels(await self._observations.starts())
@@ -383,6 +387,8 @@ class Coordinator:
             candidate, verdict = await self._judged(
                 job, result, context, since, with_labels=with_labels
             )
+            if with_labels:
+                verdict = replace(verdict, reason=f"{verdict.reason}; labels answer beside both")
             self._stop_if_paused(job)
             self.last = {"job": job.ask.job, "rung": result["rung"], "gate": verdict.to_wire()}
             self.last["rungs"] = self._trainer.progress.rungs

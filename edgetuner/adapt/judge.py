@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +62,6 @@ class Judge:
             champion = await self._answers.on_record(windows)
             proposed = await answers_of(alone, windows.x)
         found = judge(windows.y, champion, proposed, settings, candidate.classes)
-        if with_labels:
-            found = replace(found, reason=f"{found.reason}, as labels correct either")
         if self._config().adapt.policy == "follow":
             return found
         bundle = candidate.bundle

@@ -54,6 +54,11 @@ class Lessons:
         """
         return self._classes is not None and classes >= ceil(_MORE_CLASSES * self._classes)
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether a candidate that labels made needless has yet to be tried without them."""
+        return self._refused.get(True, 0) > self._refused.get(False, 0)
+
     def repeated(self, labels: int, *, with_labels: bool) -> str | None:
         """Why a candidate would be no better than the one that was refused last, in words: hardly
         any of these labelled windows are new.

@@ -329,6 +329,33 @@ def test_a_context_that_has_shown_more_activities_is_learned_anew_without_anothe
     play(scene, adapt={"min_classes": 2})
 
 
+def test_activities_that_labels_answered_for_are_learned_when_these_have_stopped(
+    play: Callable[..., None],
+) -> None:
+    labels = Knowing()
+
+    async def scene(stage: Stage) -> None:
+        labels.speaking = False
+        await stage.see(72, only=(0, 1))
+        stage.drift()
+        await stage.coordinator.consider()
+        await stage.see(18, only=(0, 1))
+        await stage.coordinator.consider()
+        assert stage.events()[-1] == "promoted"
+        stage.now += 100
+        labels.speaking = True
+        await stage.see(54, shift=2)
+        await stage.coordinator.consider()
+        assert stage.events()[-1] == "refused", "labels answer for the third one, too"
+        stage.now += 100
+        for speaking in (True, False):
+            labels.speaking = speaking
+            await stage.coordinator.consider()
+            assert (stage.events()[-1] == "swap") == (not speaking), stage.events()
+
+    play(scene, cache=labels, adapt={"min_classes": 2})
+
+
 def test_too_few_labels_defer_and_say_so_once(play: Callable[..., None]) -> None:
     async def scene(stage: Stage) -> None:
         await stage.see(12)
@@ -441,7 +468,7 @@ def test_a_candidate_that_labels_make_needless_goes_live_when_nobody_labels_any_
         await stage.coordinator.consider()
         refused = stage.told("refused")
         assert refused["champion_f1"] == refused["candidate_f1"] == 1, "labels correct either"
-        assert "as labels correct either" in refused["reason"]
+        assert refused["reason"].endswith("; labels answer beside both")
         stage.now += 100
         await stage.coordinator.consider()
         assert len(stage.trainings) == 1

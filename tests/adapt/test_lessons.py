@@ -63,7 +63,9 @@ def test_one_that_is_no_better_than_labels_may_be_better_without_them() -> None:
     said = lessons.repeated(40, with_labels=True) or ""
     assert said.endswith("51 are needed after the candidate that was refused, or none for a while")
     assert lessons.repeated(40, with_labels=False) is None
+    assert lessons.unfinished
     lessons.refuse(40, with_labels=False)
     assert lessons.repeated(41, with_labels=False) is not None
+    assert not lessons.unfinished
     assert lessons.repeated(55, with_labels=True) is not None, "nor is it with them"
     assert lessons.repeated(56, with_labels=True) is None
