@@ -347,7 +347,8 @@ class AdaptConfig(_Section):
     cooldown_s: Seconds = Field(
         default=30.0,
         ge=0,
-        description="seconds after an adaptation before the next; doubles after each failure",
+        description="seconds after an adaptation before the next; doubles after each that failed "
+        "or was taken back",
     )
     keep_jobs: int = Field(default=5, ge=1, description="job directories kept for replay at a desk")
 

@@ -36,22 +36,22 @@ class Corrections:
     """Those of the latest windows that labels said anything of."""
 
     def __init__(self) -> None:
-        self._rows: OrderedDict[int, Correction] = OrderedDict()  # of one window each
+        self._rows: OrderedDict[int, tuple[float, NDArray[np.float64]]] = OrderedDict()
 
     def note(self, rows: Sequence[int], correction: Correction) -> None:
         """Keeps that of N windows, which are in these rows of the store."""
         for i in np.flatnonzero(correction.speaks.any(axis=1)).tolist():
-            one = slice(i, i + 1)
-            self._rows[rows[i]] = Correction(correction.word[one], correction.speaks[one])
+            # Copies, lest each keeps its whole batch in memory.
+            self._rows[rows[i]] = correction.word[i], correction.speaks[i].copy()
         while len(self._rows) > _LATEST:
             self._rows.popitem(last=False)
 
-    def of(self, rows: Sequence[int], probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The probabilities (N, K) that any versions give the windows in these rows, corrected as
-        the answers to them were; as they are where nothing was.
+    def of(self, rows: Sequence[int], classes: int) -> Correction:
+        """That of N windows in these rows, of K classes; one that changes nothing where labels said
+        nothing, or it is forgotten.
         """
-        corrected = probabilities.copy()
+        word, speaks = np.ones(len(rows)), np.zeros((len(rows), classes))
         for i, row in enumerate(rows):
             if row in self._rows:
-                corrected[i] = self._rows[row].of(probabilities[i : i + 1])[0]
-        return corrected
+                word[i], speaks[i] = self._rows[row]
+        return Correction(word, speaks)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetuner.config import Config
-from edgetuner.corrections import Corrections
+from edgetuner.corrections import Correction, Corrections
 from edgetuner.drift.monitor import DriftMonitor, Finding, MonitorSettings
 from edgetuner.errors import StoreError
 from edgetuner.inference import ModelVersion, Outputs
@@ -318,6 +318,13 @@ class Pipeline:
             return set()
         return await self.modelled(lambda: {key for key in keys if cache.speaks(key)})
 
+    async def corrections(self, rows: Sequence[int]) -> Correction:
+        """How labels corrected the answers to the windows in these rows of the store; what was too
+        long ago is forgotten, and corrects nothing.
+        """
+        classes = len(self.version.classes)
+        return await self.modelled(lambda: self._corrections.of(rows, classes))
+
     async def would_serve(
         self, serving: Serving, x: NDArray[np.float32], rows: Sequence[int]
     ) -> NDArray[np.int64]:
@@ -327,7 +334,7 @@ class Pipeline:
 
         def ask() -> NDArray[np.int64]:
             mixed = serving.mixed(serving.outputs(x))
-            return Answer.of(self._corrections.of(rows, mixed)).predicted
+            return Answer.of(self._corrections.of(rows, mixed.shape[1]).of(mixed)).predicted
 
         return await self.modelled(ask)
 

@@ -24,7 +24,9 @@ def test_others_are_corrected_as_those_who_answered_were() -> None:
     corrections = Corrections()
     corrections.note([11, 12], said([0.0, 1.0, 0.0], [2.0, 0.0, 0.0]))
     others = np.array([[0.1, 0.1, 0.8], [0.3, 0.3, 0.4], [0.0, 0.2, 0.8]])
-    found = corrections.of([12, 99, 11], others)
+    correction = corrections.of([12, 99, 11], 3)
+    assert correction.speaks.any(axis=1).tolist() == [True, False, True]
+    found = correction.of(others)
     assert found[0] == pytest.approx(np.array([2.1, 0.1, 0.8]) / 3)
     assert found[1] == pytest.approx(others[1]), "labels said nothing of it"
     assert found[2] == pytest.approx(np.array([0.0, 1.2, 0.8]) / 2)
@@ -36,8 +38,15 @@ def test_windows_of_which_labels_say_nothing_take_no_room() -> None:
     corrections.note(range(5000), said(*[[0.0, 0.0, 0.0]] * 5000))
     corrections.note([7], said([1.0, 0.0, 0.0]))
     corrections.note(range(8, 4104), said(*[[0.0, 1.0, 0.0]] * 4096))
-    assert corrections.of([7], OWN[:1])[0] == pytest.approx(OWN[0]), "the oldest one is gone"
-    assert corrections.of([8, 4103], OWN).argmax(axis=1).tolist() == [1, 1]
+    assert corrections.of([7], 3).of(OWN[:1])[0] == pytest.approx(OWN[0]), "the oldest is gone"
+    assert corrections.of([8, 4103], 3).of(OWN).argmax(axis=1).tolist() == [1, 1]
+
+
+def test_a_window_does_not_keep_its_batch_in_memory() -> None:
+    corrections, batch = Corrections(), said(*[[0.0, 0.0, 0.0]] * 63, [1.0, 0.0, 0.0])
+    corrections.note(range(64), batch)
+    batch.speaks[:] = 0
+    assert corrections.of([63], 3).speaks.tolist() == [[1.0, 0.0, 0.0]]
 
 
 @given(st.lists(st.floats(0, 5), min_size=3, max_size=3), st.floats(0.1, 4))

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetuner.corrections import Correction
 from edgetuner.inference import ModelVersion
 from edgetuner.pipeline import Pipeline
 from edgetuner.serving import Serving
@@ -73,11 +74,17 @@ class Answers:
 
     async def served(self, context: Context) -> IntArray:
         """What was served for the windows of a context, (N,), labels and all; where others
-        answered, what they would have served.
+        answered, what they would have served. Where it is forgotten how labels corrected it, what
+        they said by themselves: nobody else could be corrected alike.
         """
-        served, missing = context.served.copy(), ~self.fresh(context)
+        known = (await self.corrections(context)).speaks.any(axis=1)
+        served, missing = np.where(known, context.served, context.predicted), ~self.fresh(context)
         served[missing] = await self.would_serve(self.serving, context.take(missing))
         return served
+
+    async def corrections(self, context: Context) -> Correction:
+        """How labels corrected the answers to the windows of a context, as far as it is known."""
+        return await self._pipeline.corrections(context.row.tolist())
 
     async def would_serve(self, serving: Serving, context: Context) -> IntArray:
         """What others, of whom some answer at present as well, would have served for the windows of

@@ -32,7 +32,8 @@ class Belief:
     def __init__(self, config: Callable[[], Config], answers: Answers) -> None:
         self._config = config
         self._answers = answers
-        self._doubted: tuple[int, str] | None = None  # labels, and why they were not believed
+        # labels, whether more were to come, and why they were not believed
+        self._doubted: tuple[int, bool, str] | None = None
         self._believed: tuple[str, int] | None = None  # by which version, up to which row
         self.vouched = False
         self.left_out = 0
@@ -47,9 +48,9 @@ class Belief:
         """
         if self._doubted is None or self.vouched:
             return None
-        if not with_labels and self._before_doubt(live) is not None:
+        then, coming, reason = self._doubted
+        if coming and not with_labels and self._before_doubt(live) is not None:
             return None
-        then, reason = self._doubted
         return reason if then <= labels < _MORE * then else None
 
     async def weigh(
@@ -59,8 +60,8 @@ class Belief:
 
         Args:
             live: the witness.
-            with_labels: labels go on coming, so that more may clear up a doubt. Else those are
-                believed that the same witness has believed before.
+            with_labels: labels go on coming, so that more may clear up a doubt. Else those of
+                windows up to where the same witness has believed labels are weighed by themselves.
         """
         self.left_out = 0
         if self.vouched or not self._config().adapt.doubt_labels:
@@ -79,14 +80,17 @@ class Belief:
             y[later], seen.predicted[later], seen.p_values[later]
         )
         if isinstance(found, str):
-            self._doubted = len(rows), f"{found}: {_TRUST}"
+            reason = f"{found}: {_TRUST}"
             until = None if with_labels else self._before_doubt(live)
             before = context.row[rows] <= (-1 if until is None else until)
-            if before.all() or not before.any():
-                return self._doubted[1]
-            kept = context.y.copy()
-            kept[rows[~before]] = -1
-            weighed = await self.weigh(replace(context, y=kept), live, with_labels=False)
+            weighed: Context | str = reason
+            if before.any() and not before.all():
+                kept = context.y.copy()
+                kept[rows[~before]] = -1
+                weighed = await self.weigh(replace(context, y=kept), live, with_labels=False)
+            self._doubted = len(rows), with_labels, reason
+            if isinstance(weighed, str):
+                return reason
             self.left_out += int((~before).sum())
             return weighed
         self._believed = live.id, int(context.row[rows].max(initial=-1))
@@ -106,6 +110,6 @@ class Belief:
         if not self.left_out:
             return shortage
         return (
-            f"{shortage}; {self.left_out} more contradict the model where windows look as they did "
-            f"at home, or came before labels that do not: {_TRUST}"
+            f"{shortage}; {self.left_out} more are doubted: they contradict the model where "
+            f"windows look as at home, or came before or after labels that do not: {_TRUST}"
         )

@@ -1,4 +1,4 @@
-"""The wait after an adaptation, and the longer ones after those that came to nothing."""
+"""The wait after an adaptation, and the longer ones after those that failed or were taken back."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Cooldown:
         return self._over_s - self._clock()
 
     def begin(self) -> None:
-        """A version has proved itself: the ordinary wait."""
+        """A version has proved itself, or a candidate has not: the ordinary wait."""
         self._over_s = self._clock() + self._config().adapt.cooldown_s
 
     def back_off(self) -> None:
-        """One more came to nothing: twice the wait of the one before."""
+        """One more failed, or was taken back: twice the wait of the one before."""
         self._over_s = self._clock() + self._config().adapt.cooldown_s * 2**self._failures
         self._failures = min(self._failures + 1, _MOST_DOUBLINGS)
 

@@ -100,6 +100,8 @@ class Coordinator:
         self._trainer = Trainer(config().state_dir / "jobs", telemetry, self._tell, clock, train)
         self._probation: Probation | None = None
         self._requested: str | None = None
+        self._request: str | None = None  # the one that is being answered
+        self._short: tuple[int, str] | None = None  # labels, and why they are too few
         self._news_of_labels = False
         self._problem: str | None = None
         self.state = "watching"
@@ -117,6 +119,8 @@ class Coordinator:
         """The detectors found something."""
         for finding in findings:
             self._faults.note(finding)
+            if finding.kind in ("sensor_fault", "sensor_ok"):
+                self._short = None
             if finding.kind == "drift" and not self._config().drift.enabled:
                 continue
             if self._drifts.note(finding):
@@ -252,26 +256,28 @@ class Coordinator:
         return self._lessons.outgrown(labels.classes)
 
     async def _adapt(self) -> None:
-        why = self._requested or self._drifts.reasons or "more activities are labelled"
+        self._request = requested = self._requested  # another one may come meanwhile
+        why = requested or self._drifts.reasons or "more activities are labelled"
         starts = await self._observations.starts()
         # Whoever asks for a version does not mean to go on labelling.
-        with_labels = self._requested is None and await self._labels_answer(starts)
+        with_labels = requested is None and await self._labels_answer(starts)
         labels = await self._observations.labels(starts)
         situation = self._situation(labels)
         reason = hindrance(situation)
         if reason is None and await self._recalled(starts):
             return
         reason = reason or refusal(situation, self._config())
-        if self._requested is None:
-            reason = reason or self._recall.waits()
+        if requested is None:
+            reason = reason or self._recall.waits(with_labels=with_labels)
             reason = reason or self._lessons.repeated(labels.windows, with_labels=with_labels)
         reason = reason or self._belief.standing(
             labels.windows, self._pipeline.version, with_labels=with_labels
         )
-        context = reason or await self._admitted(starts, with_labels=with_labels)
+        reason = reason or self._shortage(labels.windows)
+        context = reason or await self._admitted(starts, labels.windows, with_labels=with_labels)
         if isinstance(context, str):
             self._defer(context)
-        elif self._requested is not None or not await self._known(context):
+        elif requested is not None or not await self._known(context):
             await self._attempt(context, why, labels.windows, with_labels=with_labels)
 
     async def _labels_answer(self, starts: Mapping[StreamKey, int]) -> bool:
@@ -280,15 +286,26 @@ class Coordinator:
         drifted = self._drifts.alarms.keys()
         return drifted <= labelled if drifted else bool(labelled)
 
+    def _shortage(self, labels: int) -> str | None:
+        """Why so many labels were too few when their windows were read last: reading them again
+        would not change it.
+        """
+        then, reason = self._short or (0, "")
+        return reason if then == labels else None
+
     async def _admitted(
-        self, starts: Mapping[StreamKey, int], *, with_labels: bool
+        self, starts: Mapping[StreamKey, int], labels: int, *, with_labels: bool
     ) -> Context | str:
-        """The present context with the labels that are believed; or why nothing may be trained on
-        it.
+        """The present context with the labels that are believed, of so many; or why nothing may be
+        trained on it.
         """
         most = self._config().adapt.max_windows
         context = self._drifts.present(await self._observations.windows(starts, most))
-        reason = refusal(self._situation(Labels.of(context)), self._config())
+        found = Labels.of(context)
+        reason = refusal(self._situation(found), self._config())
+        if reason is not None and found.windows < labels:
+            reason += f"; {labels - found.windows} more are not to be had, or near a sensor fault"
+            self._short = labels, reason
         believed = reason or await self._belief.weigh(
             context, self._pipeline.version, with_labels=with_labels
         )
@@ -371,9 +388,11 @@ class Coordinator:
 
     def _answered(self) -> None:
         """What was asked for is being done."""
-        self._answering = self._drifts.alarms
-        self.deferred = self._requested = None
-        self._belief.reset()
+        self._answering, self._short = self._drifts.alarms, None
+        self.deferred = None
+        if self._requested is self._request:
+            self._requested = None
+            self._belief.reset()
 
     async def _attempt(self, context: Context, why: str, labels: int, *, with_labels: bool) -> None:
         """One adaptation, from the job to the swap, if it comes to one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -64,4 +65,7 @@ async def divided(
     judges = context.take(judging)
     served[judging] = await (answers.served if with_labels else answers.on_record)(judges)
     windows = Windows(context.x, context.y, context.stream, context.t_ns, parts, served)
+    if with_labels:
+        found = await answers.corrections(context)
+        windows = replace(windows, word=found.word, speaks=found.speaks)
     return Division(windows, guesses)

@@ -34,7 +34,8 @@ class Labels(NamedTuple):
 
 
 class Observations:
-    """What the streams have shown; no window from the time of a sensor's fault is handed out.
+    """What the streams have shown; no window from the time of a sensor's fault, or near it, is
+    handed out.
 
     Args:
         pipeline: holds the store and the detectors.

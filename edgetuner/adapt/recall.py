@@ -62,9 +62,13 @@ class Recall:
         self._recurrence = Recurrence({})
         self._labels = 0  # labelled windows since the drift was found
 
-    def waits(self) -> str | None:
-        """Why training has to wait for it, in words, as of the last `ask`."""
-        return self._recurrence.waits(self._labels, self._config().gate)
+    def waits(self, *, with_labels: bool) -> str | None:
+        """Why training has to wait for it, in words, as of the last `ask`.
+
+        Args:
+            with_labels: labels keep coming.
+        """
+        return self._recurrence.waits(self._labels, self._config().gate, with_labels=with_labels)
 
     async def ask(self, starts: Mapping[StreamKey, int]) -> Recalled | None:
         """What earlier versions do in the present context; None where it is not time to ask.

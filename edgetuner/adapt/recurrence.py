@@ -36,12 +36,14 @@ class Recurrence:
     promising: bool = False
     versions: int = 0
 
-    def waits(self, labels: int, gate: GateConfig) -> str | None:
+    def waits(self, labels: int, gate: GateConfig, *, with_labels: bool) -> str | None:
         """Why training has to wait, in words: a drift found late comes with labels enough to train,
-        and none yet that an earlier version could be asked with, or too few to be sure of one.
+        and none yet that an earlier version could be asked with; or one is ahead, and as long as
+        labels keep coming there will be enough to be sure of it.
         """
-        needed = (2 if self.promising else 1) * gate.min_windows
-        if not self.versions or labels >= needed or (self.asked and not self.promising):
+        promising = self.promising and with_labels
+        needed = (2 if promising else 1) * gate.min_windows
+        if not self.versions or labels >= needed or (self.asked and not promising):
             return None
         return (
             f"{labels} labelled windows since the drift was found, {needed} are needed to ask "
@@ -57,8 +59,8 @@ class Recurrence:
     def ask(self, labels: int, gate: GateConfig, versions: int) -> GateConfig:
         """What each of so many versions has to prove, now that they are asked with so many labels.
 
-        The chance that any of them passes by luck is that of a single candidate, however often they
-        are asked: it is shared out over the versions (Bonferroni).
+        The chance that any of them passes by luck is that of a single candidate: it is shared out
+        over the versions (Bonferroni), and a bet may be looked at as often as one likes.
         """
         self.labels, self.asked, self.promising = labels, True, False
         return gate.model_copy(update={"max_p_value": gate.max_p_value / max(1, versions)})

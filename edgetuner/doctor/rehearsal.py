@@ -30,8 +30,9 @@ _ANSWER_S = 2.0
 _HELD_OUT = 3  # every third window of a class
 _WINDOWS = 120  # at least; those of a bundle with fewer come again, each time with another gain
 _GAIN = 0.4  # standard deviation of its logarithm: some have to be strange to the detectors
-# Nothing can be better than the model is on its own windows, and all of the work is to be done.
-_ANYTHING = GateConfig(max_p_value=0.999, min_gain=0.0)
+# Nothing can be better than the model is on its own windows, and all of the work is to be done: a
+# gate that never has windows enough ends no training.
+_ANYTHING = GateConfig(min_windows=10**9)
 
 
 def rehearsal(config: Config, sysroot: Path = Path("/")) -> Iterator[Diagnosis]:

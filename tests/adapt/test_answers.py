@@ -143,6 +143,9 @@ def test_others_would_have_been_corrected_by_the_same_labels(
         assert (await answers.served(context)).tolist() == expected
         assert (await answers.would_serve(Serving(version), context)).tolist() == expected
         assert (await answers.on_record(context)).tolist() == Y.tolist(), "their own word"
+        context.served[10:15] = 2
+        served = (await answers.served(context)).tolist()
+        assert served == expected, "how labels corrected them is forgotten: nobody else could be"
 
     play(scene)
 

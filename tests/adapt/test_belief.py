@@ -51,11 +51,22 @@ async def test_what_was_believed_before_a_doubt_is_trained_on_once_labels_have_s
     found = await belief.weigh(more, live, with_labels=True)
     assert isinstance(found, str) and "--trust-labels" in found
     assert belief.standing(60, live, with_labels=True) == found
-    assert belief.standing(60, live, with_labels=False) is None
+    assert belief.standing(60, live, with_labels=False) is None, "to be tried"
     kept = await belief.weigh(more, live, with_labels=False)
     assert isinstance(kept, Context)
     assert (kept.y[:30] == TRUE[:30]).all() and (kept.y[30:] == -1).all()
     assert belief.left_out == 30 and "30 more" in belief.explain("too few")
+
+
+async def test_a_doubt_that_was_tried_without_more_labels_stands() -> None:
+    answers: Any = Witness()
+    belief, live = Belief(Config, answers), version("live")
+    await belief.weigh(labelled(30), live, with_labels=True)
+    later = replace(labelled(60), row=np.arange(100, 160))  # another context, none of it believed
+    found = await belief.weigh(later, live, with_labels=True)
+    assert await belief.weigh(later, live, with_labels=False) == found
+    assert belief.standing(60, live, with_labels=False) == found, "no need to look every second"
+    assert belief.left_out == 0
 
 
 async def test_another_witness_has_not_believed_them() -> None:

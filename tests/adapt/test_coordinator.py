@@ -1114,7 +1114,7 @@ def test_labels_of_a_class_that_contradict_what_looks_as_at_home_are_left_out(
         await stage.coordinator.consider()
         reason = stage.told("deferred")["reason"]
         assert "20 labelled windows in this context, 24" in reason
-        assert "20 more contradict" in reason and "--trust-labels" in reason
+        assert "20 more are doubted" in reason and "--trust-labels" in reason
         assert stage.told("deferred")["disputed"] == 20
         assert stage.trainings == []
 

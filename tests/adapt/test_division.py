@@ -9,6 +9,7 @@ from edgetuner.adapt import job as jobs  # noqa: E402
 from edgetuner.adapt.answers import Answers  # noqa: E402
 from edgetuner.adapt.division import divided  # noqa: E402
 from edgetuner.config import AdaptConfig  # noqa: E402
+from edgetuner.corrections import Correction  # noqa: E402
 from edgetuner.pipeline import Pipeline  # noqa: E402
 from tests import waves  # noqa: E402
 from tests.adapt.material import KEY, seen  # noqa: E402
@@ -28,6 +29,25 @@ async def test_the_newest_labels_judge_what_the_others_train(pipeline: Pipeline)
     for k in range(3):
         mine = np.flatnonzero(windows.y == k)
         assert set(mine[-4:]) <= set(held), "of each class the newest"
+
+
+async def test_beside_labels_the_judges_come_with_what_these_correct(pipeline: Pipeline) -> None:
+    await seen(pipeline, range(48))
+    context, settings = await pipeline.context({KEY: 0}, 100), AdaptConfig(min_labels=48)
+    said = np.tile([0.0, 0.0, 9.0], (48, 1))
+    pipeline._corrections.note(context.row.tolist(), Correction(np.ones(48), said))
+    context.served[:] = 2
+    told = []
+    for with_labels in (True, False):
+        answers = Answers(pipeline)
+        windows, _ = await divided(
+            context, settings, pipeline.version, answers, with_labels=with_labels
+        )
+        found = windows.held_correction()
+        assert (found is not None) == with_labels
+        assert found is None or (found.speaks[:, 2] == 9).all()
+        told.append(set(windows.held_served().tolist()))
+    assert told == [{2}, {0, 1, 2}]
 
 
 async def test_where_labels_are_too_few_to_train_on_they_judge_and_guesses_are_trained_on(

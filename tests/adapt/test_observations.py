@@ -45,12 +45,12 @@ async def test_labels_are_counted_from_a_window_on(pipeline: Pipeline) -> None:
 
 
 async def test_windows_of_a_faulty_sensor_are_not_handed_out(pipeline: Pipeline) -> None:
-    await seen(pipeline, range(12))
+    await seen(pipeline, range(150))
     await seen(pipeline, range(12), key=OTHER, labelled=False)
-    observations = Observations(pipeline, broken(3, 7))
+    observations = Observations(pipeline, broken(70, 80))
     starts = {KEY: 0, OTHER: 0}
-    sound = [*range(3), *range(7, 12)]
-    context = await observations.windows(starts, 100)
+    sound = [*range(10), *range(140, 150)]  # sixty before it and sixty after it are not
+    context = await observations.windows(starts, 200)
     mine = np.array([context.keys[index] == KEY for index in context.stream])
     assert context.seq[mine].tolist() == sound
     assert context.seq[~mine].tolist() == list(range(12)), "the other one was sound"

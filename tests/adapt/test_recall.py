@@ -64,7 +64,7 @@ async def past(pipeline: Pipeline, tmp_path: Path, wave_bundle: Path) -> Past:
 async def test_without_a_drift_nobody_is_asked(past: Past) -> None:
     await seen(past.pipeline, range(24))
     assert await past.recall.ask(STARTS) is None
-    assert past.recall.waits() is None
+    assert past.recall.waits(with_labels=True) is None
 
 
 async def test_who_knows_the_context_is_found(past: Past) -> None:
@@ -88,18 +88,22 @@ async def test_it_is_asked_with_enough_labels_and_again_with_half_as_many_more(p
             assert recalled.best is None
             asked.append(n + 1)
     assert asked == [6, 9]
-    assert past.recall.waits() is None, "training need not wait for it"
+    assert past.recall.waits(with_labels=True) is None, "training need not wait for it"
 
 
 async def test_training_waits_for_labels_since_the_alarm(past: Past) -> None:
     await seen(past.pipeline, range(12))
     past.drift(9)
     assert await past.recall.ask(STARTS) is None
-    assert (past.recall.waits() or "").startswith("3 labelled windows since the drift was found, 6")
+    assert (past.recall.waits(with_labels=True) or "").startswith(
+        "3 labelled windows since the drift was found, 6"
+    )
     await seen(past.pipeline, range(12, 15))
     recalled = await past.recall.ask(STARTS)
     assert recalled is not None and recalled.asked[0]["windows"] == 6, "those before do not count"
-    assert (past.recall.waits() or "").startswith("6 labelled windows since"), "one may know it"
+    assert (past.recall.waits(with_labels=True) or "").startswith("6 labelled windows since"), (
+        "one may know it"
+    )
     await seen(past.pipeline, range(15, 18))
     recalled = await past.recall.ask(STARTS)
     assert recalled is not None and recalled.best is not None

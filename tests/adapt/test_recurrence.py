@@ -56,14 +56,15 @@ def test_a_version_that_has_lost_much_since_its_own_time_is_left_to_training(
 def test_training_waits_until_earlier_versions_could_be_asked() -> None:
     gate = GateConfig()
     recurrence = Recurrence({("c", "s"): 7})
-    assert recurrence.waits(0, gate) is None  # there is none to ask
+    assert recurrence.waits(0, gate, with_labels=True) is None  # there is none to ask
     recurrence.versions = 2
-    assert f"{gate.min_windows} are needed" in (recurrence.waits(1, gate) or "")
-    assert recurrence.waits(gate.min_windows, gate) is None
+    assert f"{gate.min_windows} are needed" in (recurrence.waits(1, gate, with_labels=True) or "")
+    assert recurrence.waits(gate.min_windows, gate, with_labels=True) is None
     recurrence.ask(gate.min_windows, gate, 2)
-    assert recurrence.waits(0, gate) is None
+    assert recurrence.waits(0, gate, with_labels=True) is None
     recurrence.promising = True
-    assert "20 are needed" in (recurrence.waits(15, gate) or "")
-    assert recurrence.waits(20, gate) is None
+    assert "20 are needed" in (recurrence.waits(15, gate, with_labels=True) or "")
+    assert recurrence.waits(15, gate, with_labels=False) is None, "no more will come"
+    assert recurrence.waits(20, gate, with_labels=True) is None
     recurrence.ask(15, gate, 2)
-    assert recurrence.waits(15, gate) is None, "and it was not ahead any more"
+    assert recurrence.waits(15, gate, with_labels=True) is None, "and it was not ahead any more"
