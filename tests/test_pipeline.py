@@ -177,6 +177,21 @@ def test_labels_answer_for_the_next_windows_like_theirs(
     play(scene)
 
 
+def test_others_would_have_been_overruled_by_the_same_labels(play: Callable[[Scene], None]) -> None:
+    async def scene(pipeline: Pipeline) -> None:
+        await answered(pipeline, alike(0, 8))
+        await pipeline.label([LabelEntry("c", "s", n, 2, n) for n in range(8)])
+        served = await answered(pipeline, alike(8))
+        assert {p.predicted for p in served} == {2} and all(p.overruled == 0 for p in served)
+        x, rows = np.stack([p.window.x for p in served]), [p.window.row for p in served]
+        again = await pipeline.would_serve(pipeline.serving, x, rows)
+        assert set(again.tolist()) == {2}
+        others = await pipeline.would_serve(pipeline.serving, x, [row + 1000 for row in rows])
+        assert set(others.tolist()) == {0}, "nobody said anything of these"
+
+    play(scene)
+
+
 def test_a_label_that_is_taken_back_speaks_no_more(play: Callable[[Scene], None]) -> None:
     async def scene(pipeline: Pipeline) -> None:
         await answered(pipeline, alike(0, 8))

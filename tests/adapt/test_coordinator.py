@@ -482,6 +482,82 @@ def test_a_candidate_that_labels_make_needless_goes_live_when_nobody_labels_any_
     play(scene, cache=labels)
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_who_would_answer_if_a_candidate_went_live(play: Callable[..., None], beside: bool) -> None:
+    async def scene(stage: Stage) -> None:
+        proposed = stage.coordinator._judge.proposed(stage.pipeline.version)
+        assert [version.id for version in proposed.beside] == [stage.champion] * beside
+
+    play(scene, adapt={"beside": beside})
+
+
+def test_what_was_asked_for_meanwhile_is_not_lost(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(stage: Stage) -> None:
+        windows = stage.coordinator._observations.windows
+
+        async def asked_meanwhile(*of: Any) -> Any:
+            if not stage.trainings and stage.coordinator._requested is None:
+                stage.coordinator.request("by hand")
+            return await windows(*of)
+
+        monkeypatch.setattr(stage.coordinator._observations, "windows", asked_meanwhile)
+        await stage.see(36, shift=2)  # the candidate is no better
+        stage.drift()
+        await stage.coordinator.consider()
+        assert stage.told("adaptation_started")["why"] != "by hand"
+        assert stage.coordinator.describe()["requested"] == "by hand"
+        stage.now += 10
+        await stage.coordinator.consider()
+        assert stage.told("adaptation_started")["why"] == "by hand"
+
+    play(scene)
+
+
+def test_windows_near_a_fault_are_not_read_again_and_again(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.see(60)
+        stage.drift()
+        stage.coordinator.on_findings([Finding("sensor_fault", "flat_line", KEY, 32, 30)])
+        stage.coordinator.on_findings([Finding("sensor_ok", "flat_line", KEY, 36, 34)])
+        read: list[Any] = []
+        windows = stage.coordinator._observations.windows
+
+        async def counted(*of: Any) -> Any:
+            read.append(of)
+            return await windows(*of)
+
+        monkeypatch.setattr(stage.coordinator._observations, "windows", counted)
+        for _ in range(5):
+            await stage.coordinator.consider()
+        assert len(read) == 1
+        reason = stage.told("deferred")["reason"]
+        assert reason.startswith("0 labelled windows") and "60 more" in reason
+        await stage.see(120)
+        await stage.coordinator.consider()
+        assert len(read) == 2 and len(stage.trainings) == 1
+
+    play(scene)
+
+
+def test_after_a_refusal_the_next_training_waits_as_after_a_success(
+    play: Callable[..., None],
+) -> None:
+    async def scene(stage: Stage) -> None:
+        for count in (36, 36, 36):
+            await stage.see(count, shift=2)
+            stage.drift()
+            await stage.coordinator.consider()
+            assert stage.events()[-1] == "refused"
+            assert stage.coordinator._cooldown.wait_s == pytest.approx(10)
+            stage.now += 10
+
+    play(scene)
+
+
 def test_labels_of_one_stream_do_not_answer_for_another_that_drifted(
     play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
