@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -44,7 +43,9 @@ async def divided(
         settings: say how many labels are enough, and which share of them judges.
         live: the live version, which guesses.
         answers: what it says of windows.
-        with_labels: whether the gate will hear labels, too, on both sides.
+        with_labels: whether what is trained is held against what was served with the help of
+            labels. It is held against it by itself: what does not keep up with labels that way is
+            not worth more training, nor detectors, as long as they come.
     """
     labelled, guesses = context.y >= 0, None
     window_ns = live.manifest.window_ns
@@ -65,7 +66,4 @@ async def divided(
     judges = context.take(judging)
     served[judging] = await (answers.served if with_labels else answers.on_record)(judges)
     windows = Windows(context.x, context.y, context.stream, context.t_ns, parts, served)
-    if with_labels:
-        found = await answers.corrections(context)
-        windows = replace(windows, word=found.word, speaks=found.speaks)
     return Division(windows, guesses)

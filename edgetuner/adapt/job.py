@@ -3,7 +3,7 @@ desk.
 
     job.json              what was asked: settings, classes, why
     base/                 the champion it starts from, a whole bundle
-    windows.safetensors   x, y, split, stream, t_ns, served, word, speaks
+    windows.safetensors   x, y, split, stream, t_ns, served
     log.txt               standard error of the training process
     result.json           what came of it: rungs, evidence, times, or the error
     candidate/            the new version, a whole bundle
@@ -31,7 +31,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from safetensors import SafetensorError
 
 from edgetuner.config import AdaptConfig, GateConfig
-from edgetuner.corrections import Correction
 from edgetuner.errors import AdaptationError, StoreError
 
 TRAIN: Final = 0
@@ -60,8 +59,6 @@ class Windows:
         split: `TRAIN`, `HOLDOUT` or `NEITHER`, int64 (N,).
         served: class that those who answered gave to each labelled window held out, int64 (N,), -1
             for the rest; None in jobs of an older version.
-        word, speaks: how labels corrected that, (N,) and (N, K), and would have corrected others;
-            None where the gate hears no labels.
     """
 
     x: NDArray[np.float32]
@@ -70,8 +67,6 @@ class Windows:
     t_ns: NDArray[np.int64]
     split: NDArray[np.int64]
     served: NDArray[np.int64] | None = None
-    word: NDArray[np.float64] | None = None
-    speaks: NDArray[np.float64] | None = None
 
     def labelled(self, split: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """(x, y) of the labelled windows of one split."""
@@ -84,13 +79,6 @@ class Windows:
             return np.empty(0, np.int64)
         served: NDArray[np.int64] = self.served[(self.split == HOLDOUT) & (self.y >= 0)]
         return served
-
-    def held_correction(self) -> Correction | None:
-        """How labels correct whoever answers for the labelled windows held out."""
-        if self.word is None or self.speaks is None:
-            return None
-        held = (self.split == HOLDOUT) & (self.y >= 0)
-        return Correction(self.word[held], self.speaks[held])
 
     def unheld(self) -> NDArray[np.float32]:
         """x of every window, labelled or not, that shares nothing with a held-out one."""
@@ -156,7 +144,7 @@ class Job:
             shutil.copytree(base, path / BASE)
             arrays = {
                 name: np.ascontiguousarray(values)
-                for name in ("x", "y", "stream", "t_ns", "split", "served", "word", "speaks")
+                for name in ("x", "y", "stream", "t_ns", "split", "served")
                 if (values := getattr(windows, name)) is not None
             }
             (path / WINDOWS).write_bytes(safetensors.numpy.save(arrays))

@@ -199,9 +199,9 @@ def foretold(
     classes: Sequence[str] = (),
 ) -> Verdict:
     """What the gate says of a module on the held-out windows, against what was served for them, or
-    what the champion makes of them where that is not known; as labels correct either.
+    what the champion makes of them where that is not known.
     """
-    candidate, served = _corrected(module, material), _served(champion, material)
+    candidate, served = predict(module, material.held_x), _served(champion, material)
     return judge(material.held_y.cpu().numpy(), served, candidate, gate, classes)
 
 
@@ -217,22 +217,10 @@ def _in_vain(module: nn.Module, champion: nn.Module, material: Material, gate: G
     who is served makes too few for anybody to be told from him.
     """
     y = material.held_y.cpu().numpy()
-    right = _corrected(module, material) == y
+    right = predict(module, material.held_x) == y
     right[np.flatnonzero(~right)[::2]] = True
     told = evidence(right, _served(champion, material) == y)
     return len(y) >= gate.min_windows and told * gate.max_p_value < 1
-
-
-def _corrected(module: nn.Module, material: Material) -> NDArray[np.int64]:
-    """What would be served for the held-out windows if a module answered by itself, (N,)."""
-    correction = material.held_correction
-    if correction is None:
-        return predict(module, material.held_x)
-    with torch.inference_mode():
-        chunks = torch.split(material.held_x, CHUNK)
-        probabilities = torch.cat([module(chunk).softmax(1) for chunk in chunks])
-    classes: NDArray[np.int64] = correction.of(probabilities.double().cpu().numpy()).argmax(1)
-    return classes
 
 
 def _served(champion: nn.Module, material: Material) -> NDArray[np.int64]:

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgetuner.corrections import Correction
-
 _GUESS = 0.25  # what a guessed label counts beside a given one
 
 
@@ -23,7 +21,6 @@ class Material:
         unlabelled: every window of the present context but the held-out ones and their neighbours.
         held_x, held_y: labelled windows for the choice between rungs and for the gate.
         held_served: class that was served for each of them, int64; empty if that is not known.
-        held_correction: how labels correct whoever answers for them; None where they do not.
         source_x, source_y: exemplars; at least one of every class without a labelled window.
         classes: K.
         head: name of the module's last linear layer.
@@ -43,7 +40,6 @@ class Material:
     head: str
     suffixes: Mapping[str, Tensor] = field(default_factory=dict)
     held_served: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    held_correction: Correction | None = None
     guessed_x: Tensor = field(default_factory=lambda: torch.empty(0))
     guessed_y: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 

@@ -247,7 +247,6 @@ def _material(base: Bundle, windows: Windows, policy: str) -> Material:
         held_x=tensor(held_x),
         held_y=torch.from_numpy(held_y),
         held_served=torch.from_numpy(windows.held_served()),
-        held_correction=windows.held_correction(),
         source_x=tensor(base.exemplar_x[~kept]),
         source_y=torch.from_numpy(base.exemplar_y[~kept]),
         classes=len(base.manifest.classes),

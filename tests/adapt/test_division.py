@@ -31,7 +31,7 @@ async def test_the_newest_labels_judge_what_the_others_train(pipeline: Pipeline)
         assert set(mine[-4:]) <= set(held), "of each class the newest"
 
 
-async def test_beside_labels_the_judges_come_with_what_these_correct(pipeline: Pipeline) -> None:
+async def test_beside_labels_what_was_served_with_them_is_what_to_beat(pipeline: Pipeline) -> None:
     await seen(pipeline, range(48))
     context, settings = await pipeline.context({KEY: 0}, 100), AdaptConfig(min_labels=48)
     said = np.tile([0.0, 0.0, 9.0], (48, 1))
@@ -43,9 +43,6 @@ async def test_beside_labels_the_judges_come_with_what_these_correct(pipeline: P
         windows, _ = await divided(
             context, settings, pipeline.version, answers, with_labels=with_labels
         )
-        found = windows.held_correction()
-        assert (found is not None) == with_labels
-        assert found is None or (found.speaks[:, 2] == 9).all()
         told.append(set(windows.held_served().tolist()))
     assert told == [{2}, {0, 1, 2}]
 

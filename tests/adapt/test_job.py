@@ -23,8 +23,6 @@ def windows(count: int = 6) -> Windows:
         t_ns=np.arange(count) * 10**9,
         split=np.array([TRAIN, TRAIN, TRAIN, HOLDOUT, HOLDOUT, NEITHER][:count]),
         served=np.array([0, 0, -1, 0, 2, -1][:count]),
-        word=np.arange(6.0)[:count],
-        speaks=np.eye(6, 3)[:count],
     )
 
 
@@ -55,17 +53,9 @@ def test_what_was_served_is_known_of_windows_held_out_unless_the_job_is_old() ->
     assert len(replace(windows(), served=None).held_served()) == 0
 
 
-def test_what_labels_correct_is_known_of_windows_held_out() -> None:
-    found = windows().held_correction()
-    assert found is not None
-    assert found.word.tolist() == [3, 4] and found.speaks.shape == (2, 3)
-
-
 def test_a_job_without_what_was_served_is_read(tmp_path: Path, base: Path) -> None:
-    alone = replace(windows(), served=None, word=None, speaks=None)
-    made = Job.create(tmp_path / "jobs", ask(), base, alone)
+    made = Job.create(tmp_path / "jobs", ask(), base, replace(windows(), served=None))
     assert Job.open(made.path).windows().served is None
-    assert Job.open(made.path).windows().held_correction() is None
 
 
 def test_a_job_of_an_older_version_is_read_without_its_list_of_factories(

@@ -5,7 +5,6 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -18,7 +17,6 @@ from edgetuner.adapt.ladder import (  # noqa: E402
     Climbed,
     chosen,
     climb,
-    foretold,
     held_f1,
     predict,
     proven_share,
@@ -27,7 +25,6 @@ from edgetuner.adapt.material import Material  # noqa: E402
 from edgetuner.adapt.rungs import RUNGS  # noqa: E402
 from edgetuner.adapt.rungs.reached import LeftOut, Reached  # noqa: E402
 from edgetuner.config import AdaptConfig, GateConfig  # noqa: E402
-from edgetuner.corrections import Correction  # noqa: E402
 from edgetuner.errors import AdaptationError, BudgetError  # noqa: E402
 from edgetuner.peft.lean_lora_edge import LeanLoraEdge  # noqa: E402
 from edgetuner.peft.suffixes import suffixes_of  # noqa: E402
@@ -375,20 +372,6 @@ def test_what_the_gate_could_not_see_is_not_trained_for(
     assert len(list(climb(base, known, settings, silent))) == 2, "nobody asks for a gate"
     demanding = gate.model_copy(update={"min_windows": 10})
     assert len(list(climb(base, known, settings, silent, demanding))) == 2, "more may come"
-
-
-def test_a_module_is_foretold_as_labels_would_correct_it(
-    base: nn.Module, material: Material
-) -> None:
-    y = material.held_y
-    module = Always(material.held_x, y, 9)  # wrong of all by itself
-    served = (y + 1) % 3
-    gate = GateConfig(max_p_value=0.1, min_windows=9)
-    alone = replace(material, held_served=served)
-    assert foretold(module, base, alone, gate).evidence == pytest.approx(1)
-    said = Correction(np.ones(9), 9.0 * np.eye(3)[y.numpy()])
-    found = foretold(module, base, replace(alone, held_correction=said), gate)
-    assert found.passed and found.candidate_f1 == 1 and found.champion_f1 == 0
 
 
 def test_without_held_out_windows_the_gate_is_asked_about_those_left_out(
