@@ -42,7 +42,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	  { echo 'setup: pip could not install everything; its own message stands above.' >&2; cat tools/setup-help.txt >&2; exit 1; }
 	@touch $@
 
-demo: setup ## drift, adaptation and swap on real recordings, in about three minutes
+demo: setup ## drift, adaptation and swap on real recordings, in two to three minutes
 	$(BIN)/python -m demo $(DEMO_ARGS)
 
 test: setup ## the tests; those without torch under the board's Pythons too, where present

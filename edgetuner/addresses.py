@@ -69,7 +69,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             "cannot be read",
             field=str(path),
             value=error.strerror,
-            remedy="name a readable file by -c",
+            remedy="name a readable file by -c, or in EDGETUNER_CONFIG",
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(

@@ -37,7 +37,7 @@ class Situation:
 def hindrance(situation: Situation) -> str | None:
     """Why the live version may not be replaced at all now, in words; None if it may."""
     if situation.wait_s > 0:
-        return "cool-down after the last adaptation"
+        return f"cool-down after the last adaptation, {ceil(situation.wait_s)} s left"
     if situation.faults:
         return f"sensor fault on {', '.join(situation.faults)}: repair it first"
     return None

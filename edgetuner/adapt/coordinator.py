@@ -50,6 +50,11 @@ from edgetuner.telemetry import Sample, Telemetry
 StreamKey = tuple[str, str]
 Publish = Callable[[str, dict[str, Any]], None]
 
+# What a verdict means as long as labels keep coming.
+_BESIDE = {
+    True: "labels help both",
+    False: "labels help who is served, and once they stop it is tried again without",
+}
 _TICK_S = 1.0  # cool-downs and free memory change without anybody saying so
 
 
@@ -147,7 +152,7 @@ class Coordinator:
             about["drifted"] = self._drifts.names
         if self._requested is not None:
             about["requested"] = self._requested
-        if self.deferred is not None:
+        if self.deferred is not None and not self.paused:
             about["deferred"] = self.deferred
         if self._trainer.progress.now:
             about["progress"] = self._trainer.progress.now
@@ -407,7 +412,7 @@ class Coordinator:
                 job, result, context, since, with_labels=with_labels
             )
             if with_labels:
-                verdict = replace(verdict, reason=f"{verdict.reason}; labels answer beside both")
+                verdict = replace(verdict, reason=f"{verdict.reason}; {_BESIDE[verdict.passed]}")
             self._stop_if_paused(job)
             self.last = {"job": job.ask.job, "rung": result["rung"], "gate": verdict.to_wire()}
             self.last["rungs"] = self._trainer.progress.rungs

@@ -75,19 +75,16 @@ def judge(
     better, worse = candidate == y, champion == y
     told, low = evidence(better, worse), least_gain(better, worse, settings.max_p_value)
     gain, confidence = candidate_f1 - champion_f1, 1 - settings.max_p_value
+    scores = f"macro-F1 {champion_f1:.3f} -> {candidate_f1:.3f} on {len(y)} windows"
     enough = told * settings.max_p_value >= 1
     if gain < settings.min_gain:
-        reason = f"macro-F1 {gain:+.3f}, at least +{settings.min_gain:.3f} is asked"
+        reason = f"{scores}, at least +{settings.min_gain:.3f} is asked"
     elif not enough:
         reason = (
-            f"macro-F1 {gain:+.3f} may be chance: evidence {told:.1f}, "
-            f"{1 / settings.max_p_value:.3g} is asked"
+            f"{scores} may be chance: evidence {told:.1f}, {1 / settings.max_p_value:.3g} is asked"
         )
     else:
-        reason = (
-            f"macro-F1 {champion_f1:.3f} -> {candidate_f1:.3f} on {len(y)} windows, "
-            f"accuracy {low:+.3f} at least ({100 * confidence:.4g} % sure)"
-        )
+        reason = f"{scores}, accuracy {low:+.3f} at least ({100 * confidence:.4g} % sure)"
     passed = gain >= settings.min_gain and enough
     verdict = Verdict(passed, reason, len(y), champion_f1, candidate_f1, told, low, confidence)
     return _floored(verdict, y, better, worse, settings, classes)

@@ -73,4 +73,4 @@ class Lessons:
         reason = (
             f"{labels} labelled windows, {wanted} are needed after the candidate that was refused"
         )
-        return f"{reason}, or none for a while" if with_labels else reason
+        return f"{reason}, or none for five minutes" if with_labels else reason

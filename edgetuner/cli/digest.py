@@ -145,14 +145,14 @@ def last(data: Data) -> str | None:
     gate = about.get("gate") or {}
     if about.get("reused"):
         return f"an earlier version passed the gate: {_of(gate, 'reason')}"
-    verdict = "passed the gate" if gate.get("passed") else "was refused"
+    verdict = "passed the gate" if gate.get("passed") else "refused"
     facts = [
         f"{cell(about.get('train_seconds'))} s of training",
         f"{percent(about.get('trained_fraction'), 2)} of the weights trained",
     ]
     if about.get("peak_rss_bytes"):
         facts.append(f"{size(about['peak_rss_bytes'])} of memory")
-    return f"{_of(about, 'rung')} {verdict}: {_of(gate, 'reason')} ({', '.join(facts)})"
+    return f"rung {_of(about, 'rung')} {verdict}: {_of(gate, 'reason')} ({', '.join(facts)})"
 
 
 def _power(data: Data) -> str | None:
@@ -223,6 +223,14 @@ def _swap(data: Data) -> str:
     )
 
 
+def _recall(data: Data) -> str:
+    asked = [
+        f"{_of(one, 'version')}: {_error(one) if 'error' in one else _of(one, 'reason')}"
+        for one in data.get("asked") or []
+    ]
+    return f"earlier versions were asked; {'; '.join(asked)}"
+
+
 def _error(data: Data) -> str:
     return _of(data.get("error") or {}, "message")
 
@@ -262,6 +270,7 @@ _LINES: dict[str, Callable[[Data], str]] = {
     "event.false_alarm": lambda d: (
         f"macro-F1 {_of(d, 'champion_f1')}, {_of(d, 'home_f1')} at home: nothing to learn"
     ),
+    "event.recall": _recall,
     "event.refused": lambda d: f"the candidate is not used: {_of(d, 'reason')}",
     "event.swap": _swap,
     "event.promoted": _versioned(""),

@@ -61,7 +61,9 @@ def test_one_that_is_no_better_than_labels_may_be_better_without_them() -> None:
     lessons = Lessons()
     lessons.refuse(36, with_labels=True)
     said = lessons.repeated(40, with_labels=True) or ""
-    assert said.endswith("51 are needed after the candidate that was refused, or none for a while")
+    assert said.endswith(
+        "51 are needed after the candidate that was refused, or none for five minutes"
+    )
     assert lessons.repeated(40, with_labels=False) is None
     assert lessons.unfinished
     lessons.refuse(40, with_labels=False)
