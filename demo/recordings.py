@@ -4,6 +4,10 @@ They come inside the package `seglearn` (Burns et al. 2018, Physiological Measur
 arXiv:1802.01489; BSD 3-clause), as a pickled dictionary. The file is read without importing the
 package, only if its hash is the known one, and by an unpickler that can build numpy arrays and
 nothing else. It lives outside `edgetuner` because the product reads no pickle at all.
+
+    python -m demo.recordings recording.npz
+
+writes them as the product reads them, for `edgetuner simulate`, `replay` and `bundle create`.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -122,3 +127,22 @@ class _ArraysOnly(pickle.Unpickler):
             return self._KNOWN[module, name]
         except KeyError:
             raise pickle.UnpicklingError(f"{module}.{name} is not allowed") from None
+
+
+def write(windows: WindowSet, path: Path) -> None:
+    """An .npz that `edgetuner.data.load` reads as the same windows."""
+    arrays: dict[str, Any] = {
+        "X": windows.x,
+        "y": windows.y,
+        "classes": np.array(windows.classes),
+        "channels": np.array(windows.channels),
+        "positions": np.array(windows.positions),
+        "hz": np.array(windows.hz),
+    }
+    np.savez_compressed(path, **arrays, **windows.groups)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m demo.recordings FILE.npz")
+    write(watch_windows(), Path(sys.argv[1]))

@@ -14,7 +14,7 @@ import pytest
 
 from demo import recordings
 from demo.recordings import watch_windows
-from edgetuner.data import WindowSet
+from edgetuner.data import WindowSet, load
 from edgetuner.errors import DataError
 
 needs_seglearn = pytest.mark.skipif(
@@ -100,3 +100,19 @@ class _Distribution:
 
     def locate_file(self, name: str) -> Path:
         return self.file
+
+
+@needs_seglearn
+def test_what_is_written_is_read_as_the_same_windows(windows: WindowSet, tmp_path: Path) -> None:
+    few = windows.take(np.arange(0, len(windows), 500))
+    recordings.write(few, tmp_path / "few.npz")
+    read = load(tmp_path / "few.npz")
+    assert np.array_equal(read.x, few.x) and np.array_equal(read.y, few.y)
+    assert read.groups.keys() == few.groups.keys() and read.positions == few.positions
+    assert (read.classes, read.channels, read.hz) == (few.classes, few.channels, few.hz)
+
+
+def test_it_says_how_it_is_called() -> None:
+    command = [sys.executable, "-m", "demo.recordings"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 1 and "FILE.npz" in ended.stderr
