@@ -17,6 +17,7 @@ from matplotlib import pyplot as plt
 _MARKS = {
     "event.drift": ("drift detected", "#d08700", "--"),
     "event.adaptation_started": ("training begins", "#7a3db8", ":"),
+    "event.refused": ("candidate refused", "#8a8a85", ":"),
     "event.swap": ("swapped in", "#1a8f3c", "-"),
     "event.rollback": ("rolled back", "#c0241c", "-"),
 }
