@@ -309,7 +309,7 @@ class Coordinator:
         found = Labels.of(context)
         reason = refusal(self._situation(found), self._config())
         if reason is not None and found.windows < labels:
-            reason += f"; {labels - found.windows} more are not to be had, or near a sensor fault"
+            reason += f"; {labels - found.windows} more are of before, gone, or near a sensor fault"
             self._short = labels, reason
         believed = reason or await self._belief.weigh(
             context, self._pipeline.version, with_labels=with_labels
