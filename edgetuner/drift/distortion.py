@@ -31,7 +31,7 @@ WORN = ""  # a map that is no fault: the sensor is worn otherwise
 
 _MEMORY = 12  # windows that a bout is remembered by
 _AT_ONCE = 4  # windows that a bout of so many takes in together
-_KNOWN = 2  # windows without which nothing is compared with a bout
+_KNOWN = 4  # windows without which nothing is compared with a bout
 _PRIOR = 2.0  # windows that the source's variation counts for beside a bout's own
 _WANDER = 0.25  # variance of a bout's slow changes, in units of that between neighbouring windows
 _CAP = 8.0  # deviations beyond which a feature says no more: one odd feature is not everything
