@@ -574,7 +574,7 @@ class Distortion:
                 self._settle()
                 self.fault, self.channel, self._repair = None, None, None
                 self.since_seq = self._leap_seq
-            else:
+            elif len(self._after) > looks[0]:  # so few may only look as before
                 self._settle()
         elif len(self._after) >= looks[-1]:
             self._settle()
