@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -221,8 +221,8 @@ class DriftMonitor:
         self._reference.check(embeddings, predicted, confidence)
         x, streams = np.asarray(x), self._admit(keys)
         findings: list[Finding] = []
-        answers = zip(predicted.tolist(), confidence.tolist(), strict=True)
-        for i, (stream, seq, answer) in enumerate(zip(streams, seqs, answers, strict=True)):
+        rows = zip(streams, seqs, predicted.tolist(), confidence.tolist(), strict=True)
+        for i, (stream, seq, answer, sure) in enumerate(rows):
             stream.seq, wrong_rate = seq, False
             if stream.sensor is not None:
                 wrong_rate = stream.sensor.wrong_rate(
@@ -230,7 +230,9 @@ class DriftMonitor:
                 )
             # Copies, lest they keep all of the others in memory.
             label = labels[i] if labels else None
-            window = _Waiting(seq, x[i].copy(), wrong_rate, embeddings[i].copy(), *answer, label)
+            window = _Waiting(
+                seq, x[i].copy(), wrong_rate, embeddings[i].copy(), answer, sure, label
+            )
             stream.waiting.append(window)
         for key, stream in zip(keys, streams, strict=True):
             hurried = stream.sensor is not None and stream.sensor.health.suspect
@@ -328,8 +330,8 @@ class DriftMonitor:
         windows = np.asarray(x)
         if self._profile is None:
             return np.ones(len(windows), bool)
-        seen = self._profile.inspect(windows, self._settings.sensor)
-        return np.array([reading.fault is None for reading in seen], bool)
+        faults = self._profile.inspect(windows, self._settings.sensor).faults
+        return np.array([fault is None for fault in faults], bool)
 
     def swap(self, reference: Reference) -> None:
         """Watch a new model version: statistics start afresh, context starts stay.
@@ -374,6 +376,10 @@ class DriftMonitor:
         }
 
     def _admit(self, keys: Sequence[tuple[str, str]]) -> list[_Stream]:
+        found = map(self._streams.get, cast("Sequence[StreamKey]", keys))
+        known = [stream for stream in found if stream is not None]
+        if len(known) == len(keys):  # as good as always
+            return known
         new = {StreamKey(*key) for key in keys} - self._streams.keys()
         if len(self._streams) + len(new) > self._settings.max_streams:
             raise BusyError(

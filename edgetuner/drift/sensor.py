@@ -15,10 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edgetuner.drift.distortion import Distortion, DistortionSettings, Leap, Usual
+from edgetuner.drift.distortion import Distortion, DistortionSettings, Leap
 from edgetuner.drift.grain import Grain, extreme_share, held_share, is_coarse
 from edgetuner.drift.magnitude import CALIBRATION, Magnitude
 from edgetuner.drift.summary import Floats, Summary
+from edgetuner.drift.usual import Usual
 from edgetuner.errors import DriftError
 
 FLAT, CLIPPED, RANGE, RATE = "flat_line", "clipping", "range", "rate"
@@ -54,17 +55,17 @@ class SensorSettings:
     distortion: DistortionSettings = field(default_factory=DistortionSettings)
 
 
-class Reading(NamedTuple):
-    """What one window says of its sensor.
+class Readings(NamedTuple):
+    """What each of N windows says of its sensor, by itself.
 
     Attributes:
-        fault: what is wrong with it, or None.
-        channel: where; None if everywhere, or if it cannot be told.
-        features: what it is compared by with the windows before (F,); None if it is not.
+        faults: what is wrong with it, or None.
+        channels: where; None if everywhere, or if it cannot be told.
+        features: what it is compared by with the windows before (N, F); None if it is not.
     """
 
-    fault: str | None = None
-    channel: int | None = None
+    faults: list[str | None]
+    channels: list[int | None]
     features: Floats | None = None
 
 
@@ -151,20 +152,14 @@ class SensorProfile:
             Usual.fit(summaries, recordings, triads, sorted(polar)),
         )
 
-    def inspect(self, x: ArrayLike, settings: SensorSettings) -> list[Reading]:
+    def inspect(self, x: ArrayLike, settings: SensorSettings) -> Readings:
         """What each of the windows x (N, C, T) says of the sensor, by itself."""
         windows = np.asarray(x, np.float32)
         with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is a fault
             summaries = Summary.of(windows)
-            found, channels = self._faults(windows, summaries, settings)
+            faults, channels = self._faults(windows, summaries, settings)
             features = summaries.features(self.usual.floor) if self.usual else None
-        readings = []
-        for i, (fault, channel) in enumerate(zip(found, channels, strict=True)):
-            if features is None or fault not in (None, CALIBRATION):
-                readings.append(Reading(fault, channel))
-            else:
-                readings.append(Reading(fault, channel, features[i]))
-        return readings
+        return Readings(faults, channels, features)
 
     def _limits(
         self, x: NDArray[np.float32], settings: SensorSettings
@@ -292,16 +287,14 @@ class SensorCheck:
             seqs: their sequence numbers.
             wrong_rates: of each, what `wrong_rate` said of it.
         """
-        readings = self.profile.inspect(x, self.settings)
-        compared = [i for i, reading in enumerate(readings) if reading.features is not None]
-        leaps: dict[int, Leap] = {}
-        if self._distortion is not None and compared:
-            features = np.array([readings[i].features for i in compared])
-            found = self._distortion.update_many(features, [seqs[i] for i in compared])
-            leaps = dict(zip(compared, found, strict=True))
+        faults, channels, features = self.profile.inspect(x, self.settings)
+        leaps = self._leaps(faults, features, seqs)
+        sound = Health(None, self.health.channel, self.health.since_seq)
+        if self.health == sound and not any([*faults, *wrong_rates, *leaps.values()]):
+            self._run = 0
+            return [sound] * len(faults)
         told = []
-        for i, (reading, seq) in enumerate(zip(readings, seqs, strict=True)):
-            bad, channel = reading.fault, reading.channel
+        for i, (bad, channel, seq) in enumerate(zip(faults, channels, seqs, strict=True)):
             if wrong_rates[i] and bad in (None, CALIBRATION):
                 bad, channel = RATE, None
             leap = leaps.get(i)
@@ -315,6 +308,24 @@ class SensorCheck:
                 self._persist(bad, channel, seq)
             told.append(self.health)
         return told
+
+    def _leaps(
+        self, faults: list[str | None], features: Floats | None, seqs: Sequence[int]
+    ) -> dict[int, Leap]:
+        """What the windows say beside those before: by their place, of those that can be compared,
+        where there is a fault or one has ended.
+        """
+        if self._distortion is None or features is None:
+            return {}
+        places = [i for i, fault in enumerate(faults) if fault in (None, CALIBRATION)]
+        if not places:
+            return {}
+        found = self._distortion.update_many(features[places], [seqs[i] for i in places])
+        return {
+            i: leap
+            for i, leap in zip(places, found, strict=True)
+            if leap.new or leap.fault is not None
+        }
 
     def _persist(self, bad: str | None, channel: int | None, seq: int) -> None:
         fault = self.health.fault

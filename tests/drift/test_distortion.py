@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pytest
@@ -9,21 +10,27 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from benchmarks.faults import FAULTS, NAMES, WORN
-from edgetuner.drift.distortion import WORN as NO_FAULT
-from edgetuner.drift.distortion import Distortion, DistortionSettings, Usual, axis_maps
+from edgetuner.drift.distortion import Distortion, DistortionSettings, Leap
+from edgetuner.drift.monitor import ABOUT
 from edgetuner.drift.summary import Summary
+from edgetuner.drift.usual import Usual
 from tests.drift import walkers
 
 Change = Callable[..., NDArray[np.float32]]
 BEFORE = 12
 
 
-@pytest.fixture(scope="module")
-def usual() -> Usual:
+@cache
+def source() -> Usual:
     x, recordings = walkers.source()
     found = Usual.fit(Summary.of(x), recordings, walkers.TRIADS, (0,))
     assert found is not None
     return found
+
+
+@pytest.fixture
+def usual() -> Usual:
+    return source()
 
 
 def play(usual: Usual, *parts: NDArray[np.float32], watch: Distortion | None = None) -> Distortion:
@@ -34,25 +41,33 @@ def play(usual: Usual, *parts: NDArray[np.float32], watch: Distortion | None = N
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=20), st.integers(0, 50))
-def test_some_windows_at_once_are_the_same_as_one_by_one(parts: list[int], seed: int) -> None:
-    x, recordings = walkers.source()
-    usual = Usual.fit(Summary.of(x), recordings, walkers.TRIADS, (0,))
-    assert usual is not None
+def test_each_of_some_windows_is_told_of(parts: list[int], seed: int) -> None:
+    usual = source()
     walking, rowing = walkers.recording(3, 40, seed=seed), walkers.recording(4, 20, seed=seed)
     broken = FAULTS["turned_axis"](walking[20:], np.random.default_rng(0))
     windows = np.concatenate([walking[:20], rowing, broken, rowing]).astype(np.float32)
     features = Summary.of(windows).features(usual.floor)
-    alone, some = Distortion(usual), Distortion(usual)
-    expected = [alone.update(one, seq) for seq, one in enumerate(features)]
-    seen, first = [], 0
+    watch, told, first = Distortion(usual), list[Leap](), 0
     for count in [*parts, len(features)]:
         seqs = range(len(features))[first : first + count]
-        seen += some.update_many(features[first : first + count], seqs)
+        told += watch.update_many(features[first : first + count], seqs)
         first += count
-    assert [leap.fault for leap in seen] == expected
-    before = [None, *expected[:-1]]
-    assert [leap.new for leap in seen] == [a != b for a, b in zip(before, expected, strict=True)]
-    assert (some.since_seq, some.channel) == (alone.since_seq, alone.channel)
+    assert len(told) == len(features)
+    assert told[-1][:3] == (watch.fault, watch.channel, watch.since_seq)
+    before = [None, *(leap.fault for leap in told[:-1])]
+    assert [leap.new for leap in told] == [a.fault != b for a, b in zip(told, before, strict=True)]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 8, 40])
+def test_some_windows_at_once_are_as_good_as_one_by_one(usual: Usual, step: int) -> None:
+    x = walkers.recording(3, 40, seed=7)
+    x[12:24] = FAULTS["turned_axis"](x[12:24], np.random.default_rng(0))
+    features, watch, told = Summary.of(x).features(usual.floor), Distortion(usual), list[Leap]()
+    for first in range(0, len(x), step):
+        told += watch.update_many(features[first : first + step], range(len(x))[first:])
+    begun, over = (leap for leap in told if leap.new)
+    assert (begun.fault, begun.since_seq, over.fault) == ("axis_swap", 12, None)
+    assert 24 <= over.since_seq <= 24 + ABOUT
 
 
 KNOWN_BY_A_LEAP = (
@@ -80,9 +95,7 @@ def test_what_a_wearer_can_do_is_no_fault(usual: Usual, change: Change, activity
 
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=5), st.integers(0, 50))
 def test_one_activity_after_another_is_no_fault(activities: list[int], seed: int) -> None:
-    x, recordings = walkers.source()
-    usual = Usual.fit(Summary.of(x), recordings, walkers.TRIADS, (0,))
-    assert usual is not None
+    usual = source()
     assert play(usual, *(walkers.recording(a, 10, seed=seed) for a in activities)).fault is None
 
 
@@ -108,50 +121,6 @@ def test_a_stay_of_one_window_is_no_leap(usual: Usual) -> None:
     x, odd = walkers.recording(3, 30, seed=7), walkers.recording(1, 1, seed=7)
     watch = play(usual, x[:12], odd, x[12:])
     assert watch.fault is None
-
-
-@pytest.mark.parametrize(("triads", "polar"), [((0,), (0,)), ((0, 3), (0,)), ((0, 3, 6), (0,))])
-def test_maps_are_signed_permutations_and_all_differ(
-    triads: tuple[int, ...], polar: tuple[int, ...]
-) -> None:
-    maps = axis_maps(9, triads, polar)
-    features = np.random.default_rng(0).standard_normal(9 * 14 // 2)
-    mapped = maps(features)
-    assert (np.sort(np.abs(mapped)) == np.sort(np.abs(features))).all()
-    assert len(np.unique(mapped, axis=0)) == len(maps.name)
-    for index, one in enumerate(mapped):
-        np.testing.assert_allclose(maps.inverse(index)(one)[0], features)
-
-
-def test_what_a_map_does_to_features_it_does_to_windows() -> None:
-    x, floor = walkers.recording(3, 5, seed=1), np.full(6, 1e-6, np.float32)
-    rng, maps = np.random.default_rng(0), axis_maps(6, (0, 3), (0,))
-    before = Summary.of(x).features(floor)
-    for fault in ("swapped_accelerometer", "swapped_axes", "turned_axis", "turned_gyroscope"):
-        after = Summary.of(FAULTS[fault](x, rng)).features(floor)
-        pairs = zip(before, after, strict=True)
-        same = [np.isclose(maps(one), other, atol=1e-3).all(1) for one, other in pairs]
-        assert np.all(same, axis=0).sum() == 1
-
-
-def test_one_sensor_alone_can_always_be_worn_so() -> None:
-    """Without a second sensor beside it, every exchange of axes is a turn or a mirror image."""
-    assert set(axis_maps(3, (0,), (0,)).name) == {NO_FAULT}
-
-
-def test_usual_round_trip(usual: Usual) -> None:
-    again = Usual.from_arrays(usual.to_arrays())
-    assert again is not None
-    assert (again.triads, again.polar) == (usual.triads, usual.polar)
-    np.testing.assert_array_equal(again.spread, usual.spread)
-    assert np.isclose(again.limit, usual.limit)
-    assert Usual.from_arrays({}) is None
-
-
-def test_short_recordings_tell_nothing() -> None:
-    x, _ = walkers.source(count=4)
-    assert Usual.fit(Summary.of(x), [np.arange(4)], walkers.TRIADS) is None
-    assert Usual.fit(Summary.of(x), [], walkers.TRIADS) is None
 
 
 def test_a_fault_that_lasts_is_how_things_are_from_now_on(usual: Usual) -> None:
@@ -184,3 +153,20 @@ def test_a_machine_under_load_is_no_gain() -> None:
         assert usual is not None
         watch = play(usual, running(BEFORE, 1), running(20, 2))
         assert watch.fault is None
+
+
+def test_what_was_done_long_ago_is_still_known(usual: Usual) -> None:
+    """Half a minute of something else between, and of something else again."""
+    x = walkers.recording(3, 30, seed=7)
+    others = [walkers.recording(activity, 12, seed=7) for activity in (1, 4, 2, 5)]
+    broken = FAULTS["turned_axis"](x[12:20], np.random.default_rng(0)).astype(np.float32)
+    watch = play(usual, x[:12], *others)
+    assert watch.fault is None
+    play(usual, broken, watch=watch)
+    assert watch.fault == "axis_swap"
+
+
+def test_a_fault_is_named_soon_after_another_activity_began(usual: Usual) -> None:
+    x, other = walkers.recording(3, 20, seed=7), walkers.recording(4, 12, seed=7)
+    broken = FAULTS["turned_axis"](x[6:], np.random.default_rng(0)).astype(np.float32)
+    assert play(usual, other, x[:6], broken).fault == "axis_swap"
