@@ -6,8 +6,10 @@ half the time without the models.
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -20,6 +22,7 @@ ADDRESSES: Final = {
     "control": "ipc:///run/edgetuner/control",
 }
 SOCKETS: Final = (*ADDRESSES, "plain")
+REMEDY: Final = "write ipc:///PATH, or tcp://HOST:PORT with a port up to 65535"
 
 
 def address_of(socket: str, path: Path) -> str | None:
@@ -52,6 +55,36 @@ def anchored_address(address: str, base: Path) -> str:
     if address.startswith("ipc://") and address[6:7] not in ("/", "@"):
         return f"ipc://{base / address[6:]}"
     return address
+
+
+def is_usable(address: str) -> bool:
+    """Whether a socket may be bound to it: ipc, TCP with a port or `*`, or inproc.
+
+    ZeroMQ would take a port beyond 65535 modulo 65536, and an abstract ipc name has no permissions.
+    """
+    scheme, separator, rest = address.partition("://")
+    if not separator or not rest:
+        return False
+    try:
+        return (
+            (scheme == "ipc" and rest[0] not in "@*")
+            or (scheme == "tcp" and (rest.endswith(":*") or urlsplit(f"//{rest}").port is not None))
+            or scheme == "inproc"
+        )
+    except ValueError:
+        return False
+
+
+def is_local(address: str) -> bool:
+    """Whether only this machine can reach the address: ipc, inproc, or TCP to itself."""
+    scheme, _, rest = address.partition("://")
+    if scheme in ("ipc", "inproc"):
+        return True
+    try:
+        host = urlsplit(f"//{rest}").hostname or ""
+        return scheme == "tcp" and ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name or an interface may lead anywhere
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -12,9 +12,25 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from edgetuner.addresses import ADDRESSES, anchored_address, read_yaml
+from edgetuner.addresses import (
+    ADDRESSES,
+    REMEDY,
+    SOCKETS,
+    anchored_address,
+    is_local,
+    is_usable,
+    read_yaml,
+)
 from edgetuner.errors import ConfigError
 
 Rung = Literal["head", "unlabelled", "statistics", "cores"]
@@ -63,6 +79,22 @@ class SocketsConfig(_Section):
         default=ADDRESSES["status"], description="status, events and predictions (XPUB)"
     )
     control: str = Field(default=ADDRESSES["control"], description="operators' requests (ROUTER)")
+
+    @field_validator(*SOCKETS)
+    @classmethod
+    def _usable(cls, address: str | None) -> str | None:
+        if address is not None and not is_usable(address):
+            raise ValueError(f"not a usable address: {REMEDY}")
+        return address
+
+    @model_validator(mode="after")
+    def _apart(self) -> SocketsConfig:
+        taken: dict[str, str] = {}
+        for name, address in self.model_dump(exclude_none=True).items():
+            other = taken.setdefault(address, name)
+            if other != name and not address.endswith(":*"):
+                raise ValueError(f"{other} and {name} are both {address}: give each its own")
+        return self
 
 
 class SecurityConfig(_Section):
@@ -465,6 +497,16 @@ class Config(_Section):
     telemetry: TelemetryConfig = Field(default_factory=TelemetryConfig)
     status: StatusConfig = Field(default_factory=StatusConfig)
     log: LogConfig = Field(default_factory=LogConfig)
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Config:
+        for name, address in self.sockets.model_dump(exclude_none=True).items():
+            if not is_local(address) and self.security.server_key_file is None:
+                raise ValueError(
+                    f"sockets.{name} is {address}, which other machines can reach: configure "
+                    "security.server_key_file, or use ipc:// or tcp://127.0.0.1"
+                )
+        return self
 
 
 # What a running service cannot take over: it holds them open, or built itself on them.

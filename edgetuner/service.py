@@ -19,7 +19,7 @@ from edgetuner.adapt.coordinator import Coordinator
 from edgetuner.config import Config, fixed_changes, load_config
 from edgetuner.control import Control, Demand, Method, Nothing, Which, Why
 from edgetuner.drift.monitor import Finding
-from edgetuner.errors import BundleError, ConfigError, EdgetunerError, StoreError
+from edgetuner.errors import BundleError, BusyError, ConfigError, EdgetunerError, StoreError
 from edgetuner.inference import ModelVersion, choose_device, limit_threads
 from edgetuner.ingest import Ingest, prediction_header
 from edgetuner.label_cache import LabelCache
@@ -463,7 +463,7 @@ def _alone_in(state_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StoreError(
+            raise BusyError(
                 "another service uses this folder",
                 field="state_dir",
                 value=str(state_dir),

@@ -9,19 +9,18 @@ is `connect`.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import socket as unix
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 import zmq
 import zmq.asyncio
 from zmq.auth.asyncio import AsyncioAuthenticator
 
+from edgetuner.addresses import REMEDY, is_local, is_usable
 from edgetuner.config import SecurityConfig
 from edgetuner.connect import (
     DEALER,
@@ -58,7 +57,6 @@ __all__ = [
     "SyncSocket",
     "async_context",
     "connect",
-    "is_local",
     "load_key_pair",
     "load_public_key",
     "receive_batch",
@@ -75,18 +73,6 @@ _SENSORS, _OPERATORS = "sensors", "operators"
 _MAX_FRAME_BYTES: Final = 2 * MAX_PAYLOAD_BYTES
 _HEARTBEAT_MS = 5_000
 _HEARTBEAT_TIMEOUT_MS = 15_000
-
-
-def is_local(address: str) -> bool:
-    """Whether only this machine can reach the address: ipc, inproc, or TCP to itself."""
-    scheme, _, rest = address.partition("://")
-    if scheme in ("ipc", "inproc"):
-        return True
-    try:
-        host = urlsplit(f"//{rest}").hostname or ""
-        return scheme == "tcp" and ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False  # a name or an interface may lead anywhere
 
 
 class Sockets:
@@ -260,20 +246,8 @@ def _configure(socket: AsyncSocket, kind: int, address: str) -> None:
 
 
 def _check_address(address: str, field: str) -> None:
-    scheme, separator, rest = address.partition("://")
-    remedy = "write ipc:///PATH, or tcp://HOST:PORT with a port up to 65535"
-    try:
-        # ZeroMQ would take a port beyond 65535 modulo 65536, and an abstract ipc name has no
-        # permissions.
-        usable = separator and (
-            (scheme == "ipc" and rest and rest[0] not in "@*")
-            or (scheme == "tcp" and (rest.endswith(":*") or urlsplit(f"//{rest}").port is not None))
-            or scheme == "inproc"
-        )
-    except ValueError:
-        usable = False
-    if not usable:
-        raise TransportError("not a usable address", field=field, value=address, remedy=remedy)
+    if not is_usable(address):
+        raise TransportError("not a usable address", field=field, value=address, remedy=REMEDY)
 
 
 def _check_ipc_path(path: Path, field: str) -> None:

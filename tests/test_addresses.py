@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from edgetuner.addresses import SOCKETS, address_of
+from edgetuner.addresses import SOCKETS, address_of, is_local, is_usable
 from edgetuner.config import SocketsConfig
 from edgetuner.errors import ConfigError
 
@@ -59,3 +59,49 @@ def test_what_is_no_table_of_addresses_is_refused(tmp_path: Path, sockets: Any, 
 def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         address_of("control", tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [
+        ("ipc:///run/edgetuner/ingest", True),
+        ("inproc://x", True),
+        ("tcp://127.0.0.1:5555", True),
+        ("tcp://127.8.9.10:5555", True),
+        ("tcp://[::1]:5555", True),
+        ("tcp://*:5555", False),
+        ("tcp://0.0.0.0:5555", False),
+        ("tcp://[::]:5555", False),
+        ("tcp://[::ffff:192.168.1.5]:5555", False),
+        ("tcp://192.168.1.5:5555", False),
+        ("tcp://eth0:5555", False),
+        ("tcp://lo:5555", False),
+        ("tcp://localhost:5555", False),
+        ("tcp://localhost.example.org:5555", False),
+        ("tcp://127.0.0.1.example.org:5555", False),
+        ("tcp://127.0.0.1@192.168.1.5:5555", False),
+        ("tcp://127.0.0.1;192.168.1.5:5555", False),
+        ("tcp://", False),
+        ("ws://127.0.0.1:80", False),
+        ("udp://127.0.0.1:80", False),
+        ("", False),
+    ],
+)
+def test_is_local(address: str, local: bool) -> None:
+    assert is_local(address) is local
+
+
+@pytest.mark.parametrize("address", ["ipc:///run/c", "ipc://run/c", "tcp://*:*", "tcp://[::1]:5"])
+def test_usable(address: str) -> None:
+    assert is_usable(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("", "ipc://", "ipc://@name", "ipc://*", "/run/c", "tcp://127.0.0.1", "tcp://h:65536"),
+        *("tcp://h:x", "udp://127.0.0.1:5", "inproc://"),
+    ],
+)
+def test_not_usable(address: str) -> None:
+    assert not is_usable(address)

@@ -141,6 +141,8 @@ def test_an_unknown_key_is_named(raw: dict[str, Any], field: str, hint: str) -> 
         ({"inference": {"allow_factories": ["a.b"]}}, "inference.allow_factories.0", "a.b"),
         ({"inference": {"allow_factories": ["-a:b"]}}, "inference.allow_factories.0", "-a:b"),
         ({"telemetry": {"sources": ["gpu"]}}, "telemetry.sources.0", "gpu"),
+        ({"sockets": {"status": "localhost"}}, "sockets.status", "localhost"),
+        ({"sockets": {"plain": "tcp://127.0.0.1"}}, "sockets.plain", "tcp://127.0.0.1"),
         ({"state_dir": 5}, "state_dir", 5),
         ({"adapt": 5}, "adapt", 5),
     ],
@@ -158,6 +160,24 @@ def test_a_rule_over_several_keys_speaks_plainly() -> None:
     assert error.field == "security"
     assert str(error).startswith("security: server_key_file needs sensors_dir and operators_dir")
     assert "Value error" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("sockets", "problem"),
+    [
+        ({"status": "ipc:///a", "control": "ipc:///a"}, "status and control are both ipc:///a"),
+        ({"plain": "tcp://*:5555"}, "security.server_key_file"),
+        ({"ingest": "tcp://192.168.1.5:5555"}, "sockets.ingest is tcp://192.168.1.5:5555"),
+    ],
+)
+def test_addresses_that_cannot_be_bound_so_are_refused_at_once(
+    sockets: dict[str, str], problem: str
+) -> None:
+    assert problem in str(refusal({"sockets": sockets}))
+
+
+def test_any_free_port_may_be_asked_for_twice() -> None:
+    parse_config({"sockets": {"ingest": "tcp://127.0.0.1:*", "plain": "tcp://127.0.0.1:*"}})
 
 
 @pytest.mark.parametrize(
@@ -238,7 +258,7 @@ def test_paths_are_taken_from_the_folder_of_the_file(
         """
 state_dir: state
 bundle: /opt/bundle
-sockets: {ingest: ipc://run/in, status: "ipc://@abstract", control: "tcp://127.0.0.1:5"}
+sockets: {ingest: ipc://run/in, status: "ipc:///run/status", control: "tcp://127.0.0.1:5"}
 security: {server_key_file: ~/k, sensors_dir: keys, operators_dir: keys}
 """,
     )
@@ -246,7 +266,7 @@ security: {server_key_file: ~/k, sensors_dir: keys, operators_dir: keys}
     assert config.state_dir == tmp_path / "state"
     assert config.bundle == Path("/opt/bundle")
     assert config.sockets.ingest == f"ipc://{tmp_path}/run/in"
-    assert config.sockets.status == "ipc://@abstract"
+    assert config.sockets.status == "ipc:///run/status"
     assert config.sockets.control == "tcp://127.0.0.1:5"
     assert config.security.server_key_file == Path("/home/somebody/k")
     assert config.security.sensors_dir == tmp_path / "keys"

@@ -100,7 +100,7 @@ def test_a_state_directory_that_another_service_uses(wave_bundle: Path, live: Li
     with Live(wave_bundle) as first:
         live.write_config(state_dir=str(first.state_dir))
         code, line = complaint(live)
-        assert code == 74 and "state_dir: another service uses this folder" in line
+        assert code == 75 and "state_dir: another service uses this folder" in line
         assert first.call("status")["state"]["model"]
 
 

@@ -31,7 +31,6 @@ from edgetuner.transport import (
     Sockets,
     async_context,
     connect,
-    is_local,
     receive_batch,
     receive_now,
     send_now,
@@ -113,36 +112,6 @@ def keys(tmp_path: Path) -> Keys:
 
 
 # ------------------------------------------------------------------ addresses
-
-
-@pytest.mark.parametrize(
-    ("address", "local"),
-    [
-        ("ipc:///run/edgetuner/ingest", True),
-        ("inproc://x", True),
-        ("tcp://127.0.0.1:5555", True),
-        ("tcp://127.8.9.10:5555", True),
-        ("tcp://[::1]:5555", True),
-        ("tcp://*:5555", False),
-        ("tcp://0.0.0.0:5555", False),
-        ("tcp://[::]:5555", False),
-        ("tcp://[::ffff:192.168.1.5]:5555", False),
-        ("tcp://192.168.1.5:5555", False),
-        ("tcp://eth0:5555", False),
-        ("tcp://lo:5555", False),
-        ("tcp://localhost:5555", False),
-        ("tcp://localhost.example.org:5555", False),
-        ("tcp://127.0.0.1.example.org:5555", False),
-        ("tcp://127.0.0.1@192.168.1.5:5555", False),
-        ("tcp://127.0.0.1;192.168.1.5:5555", False),
-        ("tcp://", False),
-        ("ws://127.0.0.1:80", False),
-        ("udp://127.0.0.1:80", False),
-        ("", False),
-    ],
-)
-def test_is_local(address: str, local: bool) -> None:
-    assert is_local(address) is local
 
 
 @pytest.mark.parametrize(

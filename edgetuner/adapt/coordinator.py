@@ -106,7 +106,8 @@ class Coordinator:
         self._probation: Probation | None = None
         self._requested: str | None = None
         self._request: str | None = None  # the one that is being answered
-        self._short: tuple[int, str] | None = None  # labels, and why they are too few
+        # Labels, why they are too few, and the configuration that says so.
+        self._short: tuple[int, str, Config] | None = None
         self._news_of_labels = False
         self._problem: str | None = None
         self.state = "watching"
@@ -295,8 +296,8 @@ class Coordinator:
         """Why so many labels were too few when their windows were read last: reading them again
         would not change it.
         """
-        then, reason = self._short or (0, "")
-        return reason if then == labels else None
+        then, reason, config = self._short or (0, "", None)
+        return reason if then == labels and config is self._config() else None
 
     async def _admitted(
         self, starts: Mapping[StreamKey, int], labels: int, *, with_labels: bool
@@ -310,7 +311,7 @@ class Coordinator:
         reason = refusal(self._situation(found), self._config())
         if reason is not None and found.windows < labels:
             reason += f"; {labels - found.windows} more are of before, gone, or near a sensor fault"
-            self._short = labels, reason
+            self._short = labels, reason, self._config()
         believed = reason or await self._belief.weigh(
             context, self._pipeline.version, with_labels=with_labels
         )

@@ -606,6 +606,24 @@ def test_after_a_refusal_the_next_candidate_waits_for_more_labels(
     play(scene)
 
 
+def test_another_configuration_may_find_the_same_labels_enough(play: Callable[..., None]) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.see(30, only=(0, 1, 2))
+        fault = Finding("sensor_fault", "flat_line", KEY, 20, 10)
+        stage.coordinator.on_findings([fault, replace(fault, kind="sensor_ok", onset_seq=15)])
+        stage.drift()
+        await stage.coordinator.consider()
+        reason = stage.coordinator.deferred or ""
+        assert "near a sensor fault" in reason
+        stage.config = stage.config.model_copy(
+            update={"adapt": stage.config.adapt.model_copy(update={"min_labels": 500})}
+        )
+        await stage.coordinator.consider()
+        assert "500" in (stage.coordinator.deferred or ""), "it is asked anew"
+
+    play(scene)
+
+
 def test_a_champion_that_does_as_well_as_at_home_had_not_drifted(
     play: Callable[..., None],
 ) -> None:
