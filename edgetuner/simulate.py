@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edgetuner.client import Client
 from edgetuner.data import WindowSet
 from edgetuner.errors import UsageError
+from edgetuner.metrics import macro_f1
 
 _FLUSH_S = 30.0
 _END = object()
@@ -108,10 +109,20 @@ class Outcome:
 
     def accuracy(self, classes: Sequence[str], phase: int) -> float | None:
         """Share of right predictions in a phase; None before the first."""
-        known = [s for s in self.sent if s.phase == phase and s.predicted is not None]
+        known = self._predicted(phase)
+        return sum(s.predicted == classes[s.y] for s in known) / len(known) if known else None
+
+    def macro_f1(self, classes: Sequence[str], phase: int) -> float | None:
+        """Macro-F1 of the predictions in a phase; None before the first."""
+        known = self._predicted(phase)
         if not known:
             return None
-        return sum(s.predicted == classes[s.y] for s in known) / len(known)
+        named = {name: index for index, name in enumerate(classes)}
+        said = np.array([named.get(s.predicted or "", -1) for s in known])
+        return macro_f1(np.array([s.y for s in known]), said)
+
+    def _predicted(self, phase: int) -> list[Sent]:
+        return [s for s in self.sent if s.phase == phase and s.predicted is not None]
 
 
 class Sensor:

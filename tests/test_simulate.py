@@ -139,6 +139,8 @@ def test_accuracy_counts_what_was_predicted() -> None:
     outcome = Outcome([sent(0, 0, "a"), sent(0, 1, "a"), sent(0, 1, None), sent(1, 0, None)])
     assert outcome.accuracy(("a", "b"), 0) == 0.5
     assert outcome.accuracy(("a", "b"), 1) is None
+    assert outcome.macro_f1(("a", "b"), 0) == pytest.approx(1 / 3)
+    assert outcome.macro_f1(("a", "b"), 1) is None
 
 
 # ------------------------------------------------------------------ against a real service

@@ -195,9 +195,12 @@ class Coordinator:
         self._tell()
 
     async def promote(self, version: str, reason: str) -> str:
-        """Makes a version the champion, now. Returns its id."""
+        """Makes a version the champion, now, and alone. Returns its id."""
         version = self._registry.path(version).name
         async with self._turns.of_operator():
+            serving = self._pipeline.serving
+            if (serving.version.id, serving.beside, self._probation) == (version, (), None):
+                return version  # as it is, and its detectors keep what they have seen
             loaded = await self._versions.load(version)
             self._registry.promote(version, reason)
             await self._serve(Serving(loaded))

@@ -18,6 +18,7 @@ from edgetuner.errors import UnavailableError
 if TYPE_CHECKING:
     from edgetuner.protocol import StatusMessage
 
+_COUNTS_S = 10.0  # between two lines about an adaptation that waits for labels, say
 _MISSED_BEATS = 5
 _EVENT_COLOURS = {
     "event.drift": "yellow",
@@ -160,8 +161,11 @@ def _as_json(messages: Iterable[StatusMessage]) -> Iterator[str]:
 
 
 def _as_text(messages: Iterable[StatusMessage]) -> Iterator[str]:
-    """A line a message; none for a state that is as it was, which would hide what happens."""
+    """A line a message; none for a state that is as it was, which would hide what happens, nor for
+    an adaptation of which only numbers are others, more often than every so many seconds.
+    """
     shown: dict[str, str] = {}
+    adaptation, told_s = "", 0.0
     for message in messages:
         clock = colour(time.strftime("%H:%M:%S", time.localtime(message.t)), "dim")
         parts = (
@@ -171,6 +175,11 @@ def _as_text(messages: Iterable[StatusMessage]) -> Iterator[str]:
             text = digest(topic, data)
             if topic.startswith("status.") and shown.get(topic) == text:
                 continue
+            if topic == "status.adaptation":
+                wording = "".join(character for character in text if not character.isdigit())
+                if wording == adaptation and message.t - told_s < _COUNTS_S:
+                    continue
+                adaptation, told_s = wording, message.t
             shown[topic] = text
             yield f"{clock} {colour(f'{topic:24}', _EVENT_COLOURS.get(topic, 'blue'))} {text}"
 

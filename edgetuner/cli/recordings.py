@@ -134,11 +134,13 @@ def _show(options: argparse.Namespace, outcome: Outcome, phases: list[WindowSet]
     rows = [
         {
             "phase": number,
+            "selected": name,
             "windows": sum(sent.phase == number for sent in outcome.sent),
             "predicted": sum(s.phase == number and s.predicted is not None for s in outcome.sent),
             "accuracy": outcome.accuracy(windows.classes, number),
+            "macro_f1": outcome.macro_f1(windows.classes, number),
         }
-        for number, windows in enumerate(phases)
+        for number, (name, windows) in enumerate(zip(_names(options), phases, strict=True))
     ]
     if options.json:
         say_json(
@@ -172,10 +174,13 @@ def _replay(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="edgetuner-replay-") as scratch:
         state_dir = options.state_dir or Path(scratch)
         report = asyncio.run(replay(config, phases, script, state_dir, tell)).to_wire()
+    names = _names(options)
+    rows = [
+        {"phase": row["phase"], "selected": names[row["phase"]], **row} for row in report["phases"]
+    ]
     if options.json:
-        say_json(report)
+        say_json(report | {"phases": rows})
         return
-    rows = report["phases"]
     say(table([list(row.values()) for row in rows], list(rows[0])))
 
 
@@ -190,6 +195,11 @@ def _script(options: argparse.Namespace, rate: float | None) -> Script:
         hop_s=options.hop,
         seed=options.seed,
     )
+
+
+def _names(options: argparse.Namespace) -> list[str]:
+    """What each phase was selected by, as it was written."""
+    return [phase or "all" for phase in options.phase or [""]]
 
 
 def _phases(options: argparse.Namespace) -> list[WindowSet]:

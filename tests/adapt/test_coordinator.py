@@ -933,6 +933,20 @@ def test_a_fault_of_our_own_fails_the_adaptation_and_not_the_service(
     play(scene)
 
 
+def test_promoting_what_is_live_forgets_nothing(play: Callable[..., None]) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.see(6)
+        stage.drift()
+        assert await stage.coordinator.promote(stage.champion, "by hand") == stage.champion
+        assert stage.events() == [] and stage.coordinator.counts["promotions"] == 0
+        assert stage.coordinator.describe()["drifted"] == ["c/s"]
+        candidate = await stage.swapped()
+        assert await stage.coordinator.promote(candidate, "enough") == candidate
+        assert stage.events()[-1] == "promoted", "from probation"
+
+    play(scene)
+
+
 def test_operators_do_not_wait_for_a_training(
     play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

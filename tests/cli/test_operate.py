@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from edgetuner.bundle import Bundle, write_bundle
+from edgetuner.cli.operate import _as_text
+from edgetuner.protocol import StatusMessage
 from edgetuner.registry import Registry
 from tests import waves
 from tests.cli.child import PATIENCE_S, ROOT, answer, complaint, edgetuner, imported
@@ -138,6 +140,19 @@ def test_tail_follows_what_happens(live: Live) -> None:
         assert line.split()[1].startswith("event.reload")
         answer("resume", *at(live))
         tail.kill()
+
+
+def test_tail_counts_labels_only_now_and_then() -> None:
+    def waits(t: float, labels: int, why: str = "labelled windows") -> StatusMessage:
+        data = {"state": "drifted", "deferred": f"{labels} {why}"}
+        return StatusMessage(topic="status.adaptation", seq=0, t=t, boot_id="b", data=data)
+
+    messages = [
+        *(waits(0.0, 1), waits(1.0, 2), waits(2.0, 3), waits(11.0, 3)),
+        *(waits(12.0, 4), waits(12.5, 4, "classes")),
+    ]
+    lines = [line.partition("waits: ")[2].split(";")[0] for line in _as_text(messages)]
+    assert lines == ["1 labelled windows", "3 labelled windows", "4 classes"]
 
 
 def test_tail_of_predictions(live: Live) -> None:

@@ -41,6 +41,8 @@ def test_simulate_tells_each_phase_in_json(live: Live, recording: Path) -> None:
     upright, turned = report["phases"]
     assert (upright["windows"], turned["windows"]) == (24, 24)
     assert upright["accuracy"] > turned["accuracy"]
+    assert upright["macro_f1"] > turned["macro_f1"]
+    assert [upright["selected"], turned["selected"]] == [*PHASES[1::2]]
     streams = answer("status", "-c", live.config_path)["ingest"]["streams"]
     assert set(streams) == {"subject-0/imu", "subject-1/imu"}
     assert all(counts["labelled"] > 0 for counts in streams.values())
@@ -53,8 +55,9 @@ def test_simulate_is_a_table_for_a_person(live: Live, recording: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     header, row = done.stdout.splitlines()
-    assert header.split() == ["phase", "windows", "predicted", "accuracy"]
-    assert row.split()[:3] == ["0", "12", "12"]
+    columns = ["phase", "selected", "windows", "predicted", "accuracy", "macro_f1"]
+    assert header.split() == columns
+    assert row.split()[:4] == ["0", "all", "12", "12"]
 
 
 def test_simulate_names_what_is_wrong(live: Live, recording: Path, tmp_path: Path) -> None:
@@ -97,7 +100,7 @@ def test_replay_tells_each_phase_in_json(config: Path, recording: Path, tmp_path
 def test_replay_is_a_table_for_a_person(config: Path, recording: Path) -> None:
     done = edgetuner("replay", recording, "-c", config, *PHASES, "--labels", 0, "--hop", 0.5)
     assert done.returncode == 0, done.stderr
-    assert "\nphase  model" in f"\n{done.stdout}"
+    assert "\nphase  selected" in f"\n{done.stdout}"
     assert " drift " in done.stdout
     assert "event." not in done.stdout
 
