@@ -38,8 +38,8 @@ _HOPELESS = 4.5  # limits beyond which more windows will not help
 _PLAIN, _NEAR = 70.0, 1.5  # evidence, and limits of the misfit, that need no second look
 _LOOSE, _REST = 3.0, 0.35  # a worse fit will do, if it leaves but this share of the misfit
 # What a map costs in evidence: one whose number is fitted, and not chosen from a few, pays for it,
-# and a rate more, since people differ in pace.
-_PRICE = {SOUND: 0.0, AXES: 0.0, GAIN: 3.0, OFFSET: 3.0, RATE: 12.0}
+# and a rate for that of each channel, and since people differ in pace.
+_PRICE = {SOUND: 0.0, AXES: 0.0, GAIN: 3.0, OFFSET: 3.0, RATE: 15.0}
 _AS_KNOWN, _STRANGE, _AS_BEFORE = range(3)  # a window: as the sensor is, unknown, without the fault
 
 
@@ -365,7 +365,8 @@ class Distortion:
 
     def _sure(self, best: Verdict) -> Verdict:
         limit = self._settings.fit * self._usual.limit
-        explained = best.misfit < limit
+        # What a map costs is for the evidence to bear, and not for the fit.
+        explained = best.misfit - _PRICE[best.name or SOUND] < limit
         explained |= best.misfit < min(_LOOSE * limit, _REST * best.identity)
         told = best.identity - best.misfit > self._settings.evidence
         if explained and told and best.worn - best.misfit > self._settings.doubt:

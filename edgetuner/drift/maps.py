@@ -16,8 +16,10 @@ from edgetuner.drift.usual import Usual
 AXES, GAIN, OFFSET, RATE = "axis_swap", "gain", "offset", "rate"
 SOUND = ""  # no fault: the sensor is worn otherwise, or as before
 
-_MIN_SHIFT = 0.25  # of the range of a channel's means in the source
-_MIN_GAIN, _MIN_RATE = np.log(1.25), np.log(1.55)
+_MIN_SHIFT = 0.15  # of the range of a channel's means in the source
+_MIN_GAIN = np.log(1.25)
+_MIN_RATE, _MAX_RATE = np.log(1.4), np.log(2.2)  # of the channel that shows it most
+_ALL_RATES = 0.15  # least mean over the channels: a rate is that of all of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,8 +150,8 @@ def other_maps(features: Floats, before: Floats, usual: Usual, *, alone: bool) -
     chosen = (np.abs(gain) > _MIN_GAIN).nonzero()[0]
     where = groups[chosen % len(groups)]
     shifted = leapt.nonzero()[0] if alone else np.empty(0, np.int64)
-    pace = float(step[-channels:].sum()) / channels
-    faster = bool(abs(pace) > _MIN_RATE)
+    pace = _pace(step[-channels:])
+    faster = pace is not None
     gains, offsets = len(where), len(shifted)
     shape = gains + offsets + faster, len(features)
 
@@ -158,7 +160,7 @@ def other_maps(features: Floats, before: Floats, usual: Usual, *, alone: bool) -
     shift[:gains, channels : 2 * channels] = scaled
     factor[:gains, :channels] = np.exp(scaled)
     shift[range(gains, gains + offsets), shifted] = step[shifted]
-    if faster:
+    if pace is not None:
         shift[-1, -channels:] = pace
     only = [group.index(1) if group.count(1) == 1 else None for group in where.tolist()]
     return Maps(
@@ -168,3 +170,18 @@ def other_maps(features: Floats, before: Floats, usual: Usual, *, alone: bool) -
         factor,
         shift,
     )
+
+
+def _pace(step: Floats) -> Floats | None:
+    """What a rate would have done to the roughness of each channel (C,), given how far that is from
+    before (C,); None if no rate did.
+
+    Noise is as rough at any rate, and what swings slowly is not, so that each channel shows of the
+    rate what it has of the latter.
+    """
+    sign = float(np.sign(step.sum()))
+    pace: Floats = np.clip(sign * step, 0, _MAX_RATE)
+    if pace.max() < _MIN_RATE or abs(step.mean()) < _ALL_RATES:
+        return None
+    paced: Floats = sign * pace
+    return paced

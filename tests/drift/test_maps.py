@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from benchmarks.faults import FAULTS
-from edgetuner.drift.maps import SOUND, axis_maps
-from edgetuner.drift.summary import Summary
+from edgetuner.drift.maps import RATE, SOUND, axis_maps, other_maps
+from edgetuner.drift.summary import Floats, Summary
+from edgetuner.drift.usual import Usual
 from tests.drift import walkers
 
 
@@ -36,3 +37,37 @@ def test_what_a_map_does_to_features_it_does_to_windows() -> None:
 def test_one_sensor_alone_can_always_be_worn_so() -> None:
     """Without a second sensor beside it, every exchange of axes is a turn or a mirror image."""
     assert set(axis_maps(3, (0,), (0,)).name) == {SOUND}
+
+
+def rates(step: list[float]) -> Floats | None:
+    """The rate that would undo such a step of the roughness of each channel; None if none would."""
+    x, recordings = walkers.source()
+    usual = Usual.fit(Summary.of(x), recordings, walkers.TRIADS, (0,))
+    assert usual is not None
+    before = Summary.of(x[:1]).features(usual.floor)[0]
+    after = before.copy()
+    after[-6:] -= np.array(step, np.float32)
+    maps = other_maps(after, before, usual, alone=True)
+    if RATE not in maps.name:
+        return None
+    undone: Floats = maps[maps.name.index(RATE)].undo(after[None])[0] - before
+    assert (undone[:-6] == 0).all(), "a rate does nothing but that"
+    return undone[-6:]
+
+
+def test_a_rate_shows_in_each_channel_as_far_as_it_swings() -> None:
+    for step in ([np.log(2)] * 6, [0.0, 0.6, 0.3, 0.0, 0.69, 0.5], [-0.6, -0.1, 0, 0, -0.4, -0.5]):
+        undone = rates(step)
+        assert undone is not None
+        np.testing.assert_allclose(undone, 0, atol=1e-5)
+
+
+def test_what_no_rate_does_is_left() -> None:
+    undone = rates([0.6, 0.6, -0.2, 0.5, 2.0, 0.6])
+    assert undone is not None
+    np.testing.assert_allclose(undone, [0, 0, 0.2, 0, np.log(2.2) - 2, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("step", [[0.2] * 6, [0.6, 0, 0, 0, 0, 0], [0.6, -0.6, 0.5, -0.6, 0, 0]])
+def test_what_hardly_shows_or_not_in_all_is_no_rate(step: list[float]) -> None:
+    assert rates(step) is None
