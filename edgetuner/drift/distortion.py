@@ -190,7 +190,8 @@ class Distortion:
             return _Compared(features, [_STRANGE] * len(features), [], [])
         if self._repair is None:
             far, nearest, _ = self._nearest(features)
-            return _Compared(features, far.tolist(), nearest.tolist(), [])
+            kinds = np.where(far, _STRANGE, _AS_KNOWN)
+            return _Compared(features, kinds.tolist(), nearest.tolist(), [])
         rows = self._repair.undo(features)
         far, nearest, total = self._nearest(rows)
         far_before, _, total_before = self._nearest(features)
