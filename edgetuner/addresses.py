@@ -6,10 +6,9 @@ half the time without the models.
 
 from __future__ import annotations
 
-import ipaddress
+import os
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import yaml
 
@@ -53,7 +52,7 @@ def address_of(socket: str, path: Path) -> str | None:
 def anchored_address(address: str, base: Path) -> str:
     """The address with a relative ipc path taken from `base`."""
     if address.startswith("ipc://") and address[6:7] not in ("/", "@"):
-        return f"ipc://{base / address[6:]}"
+        return f"ipc://{os.path.normpath(base / address[6:])}"
     return address
 
 
@@ -65,18 +64,26 @@ def is_usable(address: str) -> bool:
     scheme, separator, rest = address.partition("://")
     if not separator or not rest:
         return False
+    if scheme != "tcp":
+        return scheme == "inproc" or (scheme == "ipc" and rest[0] not in "@*")
+    from urllib.parse import urlsplit  # not for whoever only needs an address
+
+    host, _, port = rest.rpartition(":")
+    end = f"{host}:{0 if port == '*' else port}"
     try:
-        return (
-            (scheme == "ipc" and rest[0] not in "@*")
-            or (scheme == "tcp" and (rest.endswith(":*") or urlsplit(f"//{rest}").port is not None))
-            or scheme == "inproc"
-        )
+        parts = urlsplit(f"//{end}")
+        # No name to log in with, nor anything behind the port, which ZeroMQ would leave out.
+        plain = parts.netloc == end and parts.username is None
+        return plain and bool(parts.hostname) and parts.port is not None
     except ValueError:
         return False
 
 
 def is_local(address: str) -> bool:
     """Whether only this machine can reach the address: ipc, inproc, or TCP to itself."""
+    import ipaddress
+    from urllib.parse import urlsplit
+
     scheme, _, rest = address.partition("://")
     if scheme in ("ipc", "inproc"):
         return True
@@ -104,7 +111,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             value=error.strerror,
             remedy="name a readable file by -c, or in EDGETUNER_CONFIG",
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a 13th month
         raise ConfigError(
             "not valid YAML",
             field=str(path),

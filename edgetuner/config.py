@@ -92,7 +92,7 @@ class SocketsConfig(_Section):
         taken: dict[str, str] = {}
         for name, address in self.model_dump(exclude_none=True).items():
             other = taken.setdefault(address, name)
-            if other != name and not address.endswith(":*"):
+            if other != name and not address.endswith((":*", ":0")):
                 raise ValueError(f"{other} and {name} are both {address}: give each its own")
         return self
 
@@ -186,8 +186,8 @@ class DriftConfig(_Section):
     )
     sensor_faults: bool = Field(
         default=True,
-        description="flat line, clipping, range, rate, swapped axes, gain, offset: reported, never "
-        "trained on",
+        description="flat line, clipping, range, rate, gain, offset, swapped axes (of one among "
+        "several sensors): reported, never trained on",
     )
     false_alarm_every: Seconds | None = Field(
         default=None,
@@ -503,8 +503,8 @@ class Config(_Section):
         for name, address in self.sockets.model_dump(exclude_none=True).items():
             if not is_local(address) and self.security.server_key_file is None:
                 raise ValueError(
-                    f"sockets.{name} is {address}, which other machines can reach: configure "
-                    "security.server_key_file, or use ipc:// or tcp://127.0.0.1"
+                    f"sockets.{name} is {address}, which other machines may reach: configure "
+                    "security.server_key_file, or write ipc://PATH or tcp://127.0.0.1:PORT"
                 )
         return self
 
@@ -542,7 +542,11 @@ def parse_config(raw: Mapping[str, Any], *, base: Path | None = None) -> Config:
     empty = {name for name in sections() if raw.get(name, {}) is None}
     present = {name: value for name, value in raw.items() if name not in empty}
     config = _checked(Config, present)
-    return _anchored(config, base) if base is not None else config
+    if base is None:
+        return config
+    config = _anchored(config, base)
+    _checked(SocketsConfig, config.sockets.model_dump(), "sockets")  # two may be one by now
+    return config
 
 
 def fixed_changes(old: Config, new: Config) -> list[str]:

@@ -91,7 +91,9 @@ def test_is_local(address: str, local: bool) -> None:
     assert is_local(address) is local
 
 
-@pytest.mark.parametrize("address", ["ipc:///run/c", "ipc://run/c", "tcp://*:*", "tcp://[::1]:5"])
+@pytest.mark.parametrize(
+    "address", ["ipc:///run/c", "ipc://run/c", "tcp://*:*", "tcp://[::1]:5", "tcp://[::1]:*"]
+)
 def test_usable(address: str) -> None:
     assert is_usable(address)
 
@@ -100,7 +102,8 @@ def test_usable(address: str) -> None:
     "address",
     [
         *("", "ipc://", "ipc://@name", "ipc://*", "/run/c", "tcp://127.0.0.1", "tcp://h:65536"),
-        *("tcp://h:x", "udp://127.0.0.1:5", "inproc://"),
+        *("tcp://h:x", "udp://127.0.0.1:5", "inproc://", "tcp://:5", "tcp://u@127.0.0.1:5"),
+        *("tcp://127.0.0.1:5/x", "tcp://127.0.0.1:5?x", "tcp://127.0.0.1:5#x", "tcp://h:5:*"),
     ],
 )
 def test_not_usable(address: str) -> None:

@@ -176,8 +176,18 @@ def test_addresses_that_cannot_be_bound_so_are_refused_at_once(
     assert problem in str(refusal({"sockets": sockets}))
 
 
-def test_any_free_port_may_be_asked_for_twice() -> None:
-    parse_config({"sockets": {"ingest": "tcp://127.0.0.1:*", "plain": "tcp://127.0.0.1:*"}})
+@pytest.mark.parametrize("port", ["*", "0"])
+def test_any_free_port_may_be_asked_for_twice(port: str) -> None:
+    address = f"tcp://127.0.0.1:{port}"
+    parse_config({"sockets": {"ingest": address, "plain": address}})
+
+
+@pytest.mark.parametrize("status", ["ipc://./run/x", "ipc://{folder}/run/x", "ipc://run/../run/x"])
+def test_two_addresses_may_be_one_file(tmp_path: Path, status: str) -> None:
+    where = status.format(folder=tmp_path)
+    file = written(tmp_path, f"sockets: {{ingest: ipc://run/x, status: '{where}'}}")
+    with pytest.raises(ConfigError, match="sockets: ingest and status are both"):
+        load_config(file)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +197,8 @@ def test_any_free_port_may_be_asked_for_twice() -> None:
         ("a: b: c", "not valid YAML"),
         ("- 1\n- 2\n", "must be a mapping"),
         ("just words", "must be a mapping"),
+        ("a: 2024-13-45", "not valid YAML"),
+        ("a: " + 3000 * "[", "not valid YAML"),
         ("state_dir: ~nobody-has-this-name/x\n", "home folder"),
     ],
 )

@@ -42,7 +42,7 @@ from edgetuner.errors import BusyError, EdgetunerError, RegistryError, unexpecte
 from edgetuner.inference import ModelVersion
 from edgetuner.metrics import macro_f1
 from edgetuner.pipeline import Pipeline
-from edgetuner.registry import Registry
+from edgetuner.registry import Aliases, Registry
 from edgetuner.serving import Serving
 from edgetuner.store import Context
 from edgetuner.telemetry import Sample, Telemetry
@@ -198,8 +198,9 @@ class Coordinator:
         """Makes a version the champion, now, and alone. Returns its id."""
         version = self._registry.path(version).name
         async with self._turns.of_operator():
-            serving = self._pipeline.serving
-            if (serving.version.id, serving.beside, self._probation) == (version, (), None):
+            serving, alone = self._pipeline.serving, Aliases(version, None, None)
+            told = replace(self._registry.aliases, previous=None)
+            if (serving.version.id, serving.beside, told) == (version, (), alone):
                 return version  # as it is, and its detectors keep what they have seen
             loaded = await self._versions.load(version)
             self._registry.promote(version, reason)

@@ -12,7 +12,8 @@ KNOWN = 4  # windows without which nothing is compared with an activity
 
 
 class Activities:
-    """A few bouts; of more, the least known and those not seen for longest make room.
+    """Two bouts or more, `most` of them at most: then one that is hardly known makes room, or else
+    the one not seen for longest.
 
     Attributes:
         bouts: P of them.
@@ -25,6 +26,7 @@ class Activities:
         self.bouts: list[Bout] = []
         self.latest = 0
         self._seen: list[int] = []  # when each was seen last, as the number of a call
+        self._met: list[int] = []  # when each was new, as the caller counts
         self._calls = 0
         features = len(usual.spread)
         self._means, self._weights = np.zeros((2, most, features), np.float32)
@@ -38,8 +40,12 @@ class Activities:
         self.bouts[index].add(rows)
         self._keep(index)
 
-    def meet(self, rows: Floats) -> None:
-        """Windows (N, F) of one activity, N > 1: one of these, if their mean fits, or a new one."""
+    def meet(self, rows: Floats, when: int) -> None:
+        """Windows (N, F) of one activity, N > 1: one of these, if their mean fits, or a new one.
+
+        Args:
+            when: as `doubt` is asked.
+        """
         if self.bouts:
             misfits = self.misfits(np.add.reduce(rows) / len(rows), len(rows))
             nearest = int(misfits.argmin())
@@ -51,16 +57,26 @@ class Activities:
         if len(self.bouts) < self._most:
             self.bouts.append(bout)
             self._seen.append(0)
+            self._met.append(when)
             self._keep(len(self.bouts) - 1)
         else:
             others = [i for i in range(self._most) if i != self.latest]
             worst = min(others, key=lambda i: (self.bouts[i].count >= KNOWN, self._seen[i]))
-            self.bouts[worst] = bout
+            self.bouts[worst], self._met[worst] = bout, when
             self._keep(worst)
 
     def forget(self) -> None:
         """All of them."""
-        self.bouts, self._seen, self.latest = [], [], 0
+        self.bouts, self._seen, self._met, self.latest = [], [], [], 0
+
+    def doubt(self, since: int) -> None:
+        """Forgets those that were new since then: perhaps of a sensor that was broken already."""
+        kept = [i for i, met in enumerate(self._met) if met < since]
+        self.bouts = [self.bouts[i] for i in kept]
+        self._seen, self._met = ([of[i] for i in kept] for of in (self._seen, self._met))
+        for column in (self._means, self._weights, self._counts):
+            column[: len(kept)] = column[kept]
+        self.latest = max(range(len(kept)), key=lambda i: self._seen[i], default=0)
 
     def well_known(self) -> NDArray[np.int64]:
         """Those that others may be compared with: their indices, the latest first."""

@@ -32,6 +32,8 @@ from edgetuner.drift.summary import Floats
 from edgetuner.drift.usual import Bout, Usual, misfit
 
 _ODD = 5.0  # deviations of a single feature that are a leap
+_DOUBTED = 4  # windows before a fault in which it may have begun unnoticed
+_OVER = 3  # windows in a row that are as before the fault when it is over
 _AT_ONCE = 8  # windows that are compared with what was known before them
 _LEFT = 2.5  # limits beyond which a few windows and the next are not of one activity
 _HOPELESS = 4.5  # limits beyond which more windows will not help
@@ -54,7 +56,7 @@ class DistortionSettings:
         fit: how well a map must explain the windows after, in the same units.
         evidence: least logarithm of the likelihood ratio between the best map and none.
         doubt: the same between the best map and wearing the sensor otherwise.
-        activities: that a stream is known by; the one not seen for longest makes room.
+        activities: that a stream is known by, two at least; see `Activities`.
         lasting: windows after which a fault is taken for the way that things are from now on. Then
             the windows before tell no more, and what a map does to windows a model can learn.
     """
@@ -140,9 +142,11 @@ class Distortion:
         self._compared = False  # whether what was compared with them still holds
         self._after: list[Floats] = []  # windows after a leap, not yet judged
         self._run: Bout | None = None  # the same, as a bout, where they are two or more
-        self._leap_seq = 0
+        self._windows = 0  # so far
+        self._leap_seq = self._leap_at = 0  # the first window after it: its number, and among all
+        self._halved = False  # whether the first window after it is left out of them
         self._calm = 0  # windows in a row that are known, since
-        self._said: str | None = None  # at the look before
+        self._said: tuple[str, int | None] | None = None  # fault and channel, at the look before
         self._repair: Maps | None = None
         self._stood = 0  # windows since the fault was found
         self._gained: list[tuple[int, float]] = []  # windows in a row that are as before the fault
@@ -161,7 +165,9 @@ class Distortion:
         return told
 
     def _take(self, features: Floats, seqs: Sequence[int]) -> Iterator[Leap]:
-        """Takes the next windows (N, F), as long as what they were compared with stays the same."""
+        """Takes the next windows (N, F), until there is an activity or a state that they were not
+        compared with.
+        """
         compared = self._compare(features)
         self._compared = True
         kinds, at = compared.kinds, 0
@@ -179,6 +185,7 @@ class Distortion:
                 self._stood += end - at
                 if self._stood > self._settings.lasting:
                     self._accept(seqs[end - 1])
+            self._windows += end - at
             for _ in range(at + 1, end):
                 yield before
             yield Leap(self.fault, self.channel, self.since_seq, self.fault != before.fault)
@@ -206,8 +213,9 @@ class Distortion:
         """
         nearest, distance = self._known.nearest(features)
         total = np.add.reduce(distance, 1)
-        far: NDArray[np.bool_] = total > 2 * self._settings.leap * self._usual.limit
-        far |= np.maximum.reduce(distance, 1) > _ODD**2
+        near = total <= 2 * self._settings.leap * self._usual.limit
+        near &= np.maximum.reduce(distance, 1) <= _ODD**2
+        far: NDArray[np.bool_] = ~near  # what is not a number is not near
         return far, nearest, total
 
     def _familiar(self, compared: _Compared, at: int, end: int, seqs: Sequence[int]) -> None:
@@ -218,7 +226,7 @@ class Distortion:
         if compared.kinds[at] == _AS_BEFORE:
             self._gained += zip(seqs[at:end], compared.gains[at:end], strict=True)
             evidence = sum(gain for _, gain in self._gained)
-            if len(self._gained) >= 2 and evidence > self._settings.evidence:
+            if len(self._gained) >= _OVER and evidence > self._settings.evidence:
                 self._now(None, self._gained[0][0])
             return
         self._gained = []
@@ -238,8 +246,10 @@ class Distortion:
         left = self._run.misfit(features, 1) > _LEFT * self._usual.limit
         count = int(left.argmax())
         if left[0]:  # a leap soon after another
-            if len(self._after) == 1:  # the window before was half of one thing, half of another
-                return self._begin(features[0], self._leap_seq)
+            if len(self._after) == 1 and not self._halved:
+                self._begin(features[0], self._leap_seq)
+                self._halved = True  # the window before was half of one thing, half of another
+                return 1
             self._settle()
             return self._begin(features[0], seqs[0])
         if not left[count]:
@@ -255,7 +265,8 @@ class Distortion:
         return count
 
     def _begin(self, features: Floats, seq: int) -> int:
-        self._leap_seq, self._after, self._run, self._said = seq, [features], None, None
+        self._leap_seq, self._leap_at, self._halved = seq, self._windows, False
+        self._after, self._run, self._said = [features], None, None
         return 1
 
     def _settle(self) -> None:
@@ -266,7 +277,7 @@ class Distortion:
         self._after, self._run, self._said = [], None, None
         self._compared = False
         if len(rows) > 1:
-            self._known.meet(rows)
+            self._known.meet(rows, self._windows)
 
     def _now(self, fault: str | None, since_seq: int, verdict: Verdict | None = None) -> None:
         """The sensor is like this since then."""
@@ -274,6 +285,9 @@ class Distortion:
         self.channel = verdict.channel if verdict else None
         self._repair = verdict.repair if verdict else None
         self._gained, self._compared = [], False
+        if verdict is not None:
+            # A run may have ended before it had its name: what it was like is not to be known.
+            self._known.doubt(self._leap_at - _DOUBTED)
         if self._after:
             self._settle()
 
@@ -285,10 +299,11 @@ class Distortion:
 
     def _look(self) -> None:
         verdict = self._judge() if self.fault is None else self._judge_again()
-        said, self._said = self._said, verdict.name
+        found = (verdict.name, verdict.channel) if verdict.name else None
+        said, self._said = self._said, found
         evidence, near = verdict.identity - verdict.misfit, _NEAR * self._usual.limit
         plain = evidence > _PLAIN and verdict.misfit < near
-        if verdict.name and (plain or verdict.name == said):  # else the next look has to agree
+        if verdict.name and (plain or found == said):  # else the next look has to agree
             self._now(verdict.name, self._leap_seq, verdict)
         elif verdict.name == SOUND and self.fault is not None:
             self._now(None, self._leap_seq)
@@ -297,10 +312,10 @@ class Distortion:
 
     def _enough(self, name: str | None) -> int:
         """Windows after which a leap is an activity like others, given what was made of them."""
-        looks = self._settings.looks
+        first, last = self._settings.looks[0], self._settings.looks[-1]
         if name == SOUND:
-            return looks[0] + 1  # so few may only look as before
-        return looks[-1] if name or len(self._known.well_known()) else KNOWN
+            return min(first + 1, last)  # so few may only look as before
+        return last if name or len(self._known.well_known()) else min(KNOWN, last)
 
     def _judge(self) -> Verdict:
         features, count, usual = self._mean_after(), len(self._after), self._usual
@@ -334,8 +349,6 @@ class Distortion:
         """
         usual = self._usual
         maps = axis_maps(len(usual.floor), usual.triads, usual.polar)
-        if not maps.name:
-            return best
         distances = np.square(maps(features) - means[:, None]) * precisions[:, None]  # (P, K, F)
         misfits = np.minimum.reduce(misfit(distances))
         worn = np.array([name == SOUND for name in maps.name])

@@ -150,7 +150,8 @@ def other_maps(features: Floats, before: Floats, usual: Usual, *, alone: bool) -
     chosen = (np.abs(gain) > _MIN_GAIN).nonzero()[0]
     where = groups[chosen % len(groups)]
     shifted = leapt.nonzero()[0] if alone else np.empty(0, np.int64)
-    pace = _pace(step[-channels:])
+    # Of one sensor alone, a machine that turns faster shows the same.
+    pace = _pace(step[-channels:]) if len(usual.triads) > 1 else None
     faster = pace is not None
     gains, offsets = len(where), len(shifted)
     shape = gains + offsets + faster, len(features)

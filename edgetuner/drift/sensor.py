@@ -258,6 +258,7 @@ class SensorCheck:
         self._run = 0  # windows in a row that contradict the fault that stands
         self._run_seq = 0  # the first of them
         self._run_good = False  # whether they are sound
+        self._by_leap: str | None = None  # the fault that stands by a leap, whatever else does
         self._last: tuple[int, int] | None = None  # seq, t_ns
         self._distortion = (
             Distortion(profile.usual, self.settings.distortion) if profile.usual else None
@@ -298,9 +299,9 @@ class SensorCheck:
             if wrong_rates[i] and bad in (None, CALIBRATION):
                 bad, channel = RATE, None
             leap = leaps.get(i)
-            if leap is not None and leap.new:  # judged over several windows already
-                suspect = leap.fault is not None or bad is not None
+            if leap is not None and self._leapt(leap, bad):  # judged over several windows already
                 self._run = 0
+                suspect = leap.fault is not None
                 self.health = Health(leap.fault, leap.channel, leap.since_seq, suspect)
             else:
                 if leap is not None and leap.fault is not None and bad in (None, CALIBRATION):
@@ -308,6 +309,17 @@ class SensorCheck:
                 self._persist(bad, channel, seq)
             told.append(self.health)
         return told
+
+    def _leapt(self, leap: Leap, bad: str | None) -> bool:
+        """Whether a leap brought about what stands now. Its end is not that of another fault, nor
+        of what the window shows by itself.
+        """
+        if not leap.new:
+            return False
+        ended, self._by_leap = self._by_leap, leap.fault
+        if leap.fault is not None:
+            return True
+        return bad is None and self.health.fault in (None, ended)
 
     def _leaps(
         self, faults: list[str | None], features: Floats | None, seqs: Sequence[int]

@@ -14,6 +14,7 @@ _MEMORY = 12  # windows that a bout is remembered by
 _PRIOR = 2.0  # windows that the source's variation counts for beside a bout's own
 _WANDER = 0.25  # variance of a bout's slow changes, in units of that between neighbouring windows
 _CAP = 8.0  # deviations beyond which a feature says no more: one odd feature is not everything
+_FINEST = 1e-3  # least standard deviation between windows, where channels are copies of each other
 _MIN_SOURCE = 20  # pairs of neighbouring windows, to know what is usual
 
 
@@ -68,7 +69,7 @@ class Usual:
         spread = np.quantile(np.abs(np.concatenate(steps)), 0.7, axis=0) / np.sqrt(2)
         for block in _blocks(channels):
             if spread[block].size:  # one channel correlates with none
-                spread[block] = np.sqrt(np.square(spread[block]).mean())
+                spread[block] = max(np.sqrt(np.square(spread[block]).mean()), _FINEST)
         lowest, highest = np.quantile(summaries.mean, [0.01, 0.99], axis=0)
         reach = highest - lowest
         usual = cls(_single(floor), _single(spread), _single(reach), np.inf)
@@ -160,7 +161,8 @@ class Bout:
         self.weight = 1 / self._prior
 
     def add(self, features: Floats) -> None:
-        """Takes in some more windows (n, F)."""
+        """Takes in some more windows (n, F), of which as many are remembered as it can."""
+        features = features[-_MEMORY:]
         before, more = self.count, len(features)
         self.count = min(before + more, _MEMORY)
         step = features - self.mean

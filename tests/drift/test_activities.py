@@ -25,7 +25,7 @@ def features(usual: Usual, activity: int, count: int, seed: int = 1) -> Floats:
 def met(usual: Usual, *activities: int, most: int = 8, count: int = 6) -> Activities:
     known = Activities(usual, most)
     for activity in activities:
-        known.meet(features(usual, activity, count))
+        known.meet(features(usual, activity, count), activity)
     return known
 
 
@@ -47,7 +47,7 @@ def test_what_is_met_again_is_not_known_twice(usual: Usual) -> None:
 def test_the_one_not_seen_for_longest_makes_room(usual: Usual) -> None:
     known = met(usual, 1, 2, 3, most=3)
     known.learn(0, features(usual, 1, 2))
-    known.meet(features(usual, 4, 6))
+    known.meet(features(usual, 4, 6), 4)
     assert known.latest == 1, "in place of the second"
     for activity, index in ((1, 0), (4, 1), (3, 2)):
         assert known.nearest(features(usual, activity, 1, seed=2))[0].tolist() == [index]
@@ -55,10 +55,10 @@ def test_the_one_not_seen_for_longest_makes_room(usual: Usual) -> None:
 
 def test_what_is_hardly_known_makes_room_first(usual: Usual) -> None:
     known = met(usual, 1, 2, most=3)
-    known.meet(features(usual, 3, KNOWN - 1))
+    known.meet(features(usual, 3, KNOWN - 1), 3)
     known.learn(0, features(usual, 1, 2))
     assert known.well_known().tolist() == [0, 1]
-    known.meet(features(usual, 4, 6))
+    known.meet(features(usual, 4, 6), 4)
     assert known.latest == 2
     assert known.well_known().tolist() == [2, 0, 1], "the latest first"
 
@@ -80,5 +80,15 @@ def test_nothing_is_known_any_more(usual: Usual) -> None:
     known.forget()
     assert len(known) == 0
     assert known.well_known().tolist() == []
-    known.meet(features(usual, 3, 6))
+    known.meet(features(usual, 3, 6), 3)
     assert len(known) == 1
+
+
+def test_what_was_met_lately_can_be_doubted(usual: Usual) -> None:
+    known = met(usual, 1, 3, 4, 2)  # at 1, 3, 4 and 2
+    known.doubt(3)
+    assert (len(known), known.latest) == (2, 1)
+    for activity, index in ((1, 0), (2, 1)):
+        assert known.nearest(features(usual, activity, 2, seed=2))[0].tolist() == [index] * 2
+    known.doubt(0)
+    assert len(known) == 0

@@ -170,3 +170,39 @@ def test_a_fault_is_named_soon_after_another_activity_began(usual: Usual) -> Non
     x, other = walkers.recording(3, 20, seed=7), walkers.recording(4, 12, seed=7)
     broken = FAULTS["turned_axis"](x[6:], np.random.default_rng(0)).astype(np.float32)
     assert play(usual, other, x[:6], broken).fault == "axis_swap"
+
+
+def test_a_fault_after_much_unrest_began_when_it_began(usual: Usual) -> None:
+    """Windows of which no two are alike: none of them is where a later fault began."""
+    x = walkers.recording(3, 32, seed=7)
+    restless = np.concatenate([walkers.recording(n % 6, 1, seed=100 + n) for n in range(20)])
+    restless *= np.random.default_rng(0).uniform(0.3, 3, (20, 1, 1)).astype(np.float32)
+    broken = FAULTS["turned_axis"](x[12:], np.random.default_rng(0)).astype(np.float32)
+    watch = play(usual, x[:12], restless, broken)
+    assert watch.fault == "axis_swap"
+    assert watch.since_seq >= 12 + 20 - ABOUT
+
+
+@pytest.mark.parametrize("looks", [(2,), (5,), (2, 3), (2, 5, 9, 12)])
+def test_whatever_the_looks_a_new_activity_becomes_known(
+    usual: Usual, looks: tuple[int, ...]
+) -> None:
+    watch = Distortion(usual, DistortionSettings(looks=looks))
+    for activity in (1, 2, 3, 4):
+        play(usual, walkers.recording(activity, 30, seed=7), watch=watch)
+    assert len(watch._known) >= 4
+    assert len(watch._after) <= looks[-1]
+
+
+@pytest.mark.parametrize("step", [1, 3, 8])
+@pytest.mark.parametrize("name", ["turned_axis", "swapped_axes", "gain_of_accelerometer"])
+def test_a_fault_that_stands_is_not_over(usual: Usual, name: str, step: int) -> None:
+    for activity in (1, 2, 3, 4):
+        x = walkers.recording(activity, 90, seed=7)
+        x[20:] = FAULTS[name](x[20:], np.random.default_rng(0))
+        features = Summary.of(x).features(usual.floor)
+        watch, told = Distortion(usual), list[Leap]()
+        for first in range(0, len(x), step):
+            told += watch.update_many(features[first : first + step], range(len(x))[first:])
+        news = [leap.fault for leap in told if leap.new]
+        assert news in ([], [told[-1].fault]), (activity, news)

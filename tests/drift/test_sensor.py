@@ -328,3 +328,35 @@ def test_good_windows_and_those_of_another_fault_are_counted_apart(
     assert told[-1].fault == fault
     if fault != "flat_line":
         assert told[-1].since_seq == since_seq
+
+
+def test_the_end_of_one_fault_is_not_that_of_another() -> None:
+    x, recordings = walkers.source()
+    profile = SensorProfile.fit(
+        x, HZ, triads=walkers.TRIADS, accelerometers=(0,), recordings=recordings
+    )
+    walking, check = walkers.recording(3, 40, seed=7), SensorCheck(profile)
+    turned = benchmark.FAULTS["turned_axis"](walking[12:20], np.random.default_rng(0))
+    dead = np.repeat(walking[:1, :, :1], walkers.LENGTH, axis=2)
+    for window in [*walking[:12], *turned]:
+        found = check.update(window)
+    assert found == "axis_swap"
+    for _ in range(3):
+        found = check.update(dead[0])
+    assert found == "flat_line"
+    told = [check.update(window) for window in walking[20:26]]
+    assert told[:2] == ["flat_line", "flat_line"] and told[-1] is None
+
+
+def test_a_fault_is_not_over_while_windows_show_another() -> None:
+    """A gain that lasts is how things are for whoever compares; gravity still says otherwise."""
+    x, recordings = walkers.source()
+    profile = SensorProfile.fit(
+        x, HZ, triads=walkers.TRIADS, accelerometers=(0,), recordings=recordings
+    )
+    walking = walkers.recording(0, 160, seed=7)
+    walking[20:, :3] *= 0.5
+    check = SensorCheck(profile)
+    told = [check.update(window) for window in walking]
+    named = next(i for i, fault in enumerate(told) if fault)
+    assert named < 40 and None not in told[named:]

@@ -63,3 +63,18 @@ def test_another_activity_does_not_fit_a_bout(usual: Usual) -> None:
     bout = Bout(features[0], usual)
     bout.add(features[1:12])
     assert bout.misfit(features[12:].mean(0), 8) < usual.limit < bout.misfit(other.mean(0), 5)
+
+
+def test_of_very_many_windows_the_last_are_remembered(usual: Usual) -> None:
+    features = Summary.of(walkers.recording(3, 40, seed=1)).features(usual.floor)
+    bout = Bout(features[0], usual)
+    bout.add(features[1:])
+    assert np.abs(bout.mean - features.mean(0)).max() < np.abs(features).max()
+    assert bout.misfit(features.mean(0), 12) < usual.limit
+
+
+def test_channels_that_are_copies_are_told_apart_from_nothing() -> None:
+    x, recordings = walkers.source()
+    x[:, 1:] = x[:, :1]
+    twins = Usual.fit(Summary.of(x), recordings, (), ())
+    assert twins is not None and np.isfinite(twins.limit) and (twins.spread > 0).all()
