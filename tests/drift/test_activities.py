@@ -10,12 +10,9 @@ from edgetuner.drift.usual import Bout, Usual
 from tests.drift import walkers
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def usual() -> Usual:
-    x, recordings = walkers.source()
-    found = Usual.fit(Summary.of(x), recordings, walkers.TRIADS, (0,))
-    assert found is not None
-    return found
+    return walkers.usual()
 
 
 def features(usual: Usual, activity: int, count: int, seed: int = 1) -> Floats:

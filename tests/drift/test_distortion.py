@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 import pytest
@@ -20,17 +19,9 @@ Change = Callable[..., NDArray[np.float32]]
 BEFORE = 12
 
 
-@cache
-def source() -> Usual:
-    x, recordings = walkers.source()
-    found = Usual.fit(Summary.of(x), recordings, walkers.TRIADS, (0,))
-    assert found is not None
-    return found
-
-
 @pytest.fixture
 def usual() -> Usual:
-    return source()
+    return walkers.usual()
 
 
 def play(usual: Usual, *parts: NDArray[np.float32], watch: Distortion | None = None) -> Distortion:
@@ -42,7 +33,7 @@ def play(usual: Usual, *parts: NDArray[np.float32], watch: Distortion | None = N
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=20), st.integers(0, 50))
 def test_each_of_some_windows_is_told_of(parts: list[int], seed: int) -> None:
-    usual = source()
+    usual = walkers.usual()
     walking, rowing = walkers.recording(3, 40, seed=seed), walkers.recording(4, 20, seed=seed)
     broken = FAULTS["turned_axis"](walking[20:], np.random.default_rng(0))
     windows = np.concatenate([walking[:20], rowing, broken, rowing]).astype(np.float32)
@@ -95,7 +86,7 @@ def test_what_a_wearer_can_do_is_no_fault(usual: Usual, change: Change, activity
 
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=5), st.integers(0, 50))
 def test_one_activity_after_another_is_no_fault(activities: list[int], seed: int) -> None:
-    usual = source()
+    usual = walkers.usual()
     assert play(usual, *(walkers.recording(a, 10, seed=seed) for a in activities)).fault is None
 
 

@@ -6,7 +6,6 @@ import pytest
 from benchmarks.faults import FAULTS
 from edgetuner.drift.maps import RATE, SOUND, axis_maps, other_maps
 from edgetuner.drift.summary import Floats, Summary
-from edgetuner.drift.usual import Usual
 from tests.drift import walkers
 
 
@@ -41,10 +40,8 @@ def test_one_sensor_alone_can_always_be_worn_so() -> None:
 
 def rates(step: list[float]) -> Floats | None:
     """The rate that would undo such a step of the roughness of each channel; None if none would."""
-    x, recordings = walkers.source()
-    usual = Usual.fit(Summary.of(x), recordings, walkers.TRIADS, (0,))
-    assert usual is not None
-    before = Summary.of(x[:1]).features(usual.floor)[0]
+    usual = walkers.usual()
+    before = Summary.of(walkers.source()[0][:1]).features(usual.floor)[0]
     after = before.copy()
     after[-6:] -= np.array(step, np.float32)
     maps = other_maps(after, before, usual, alone=True)

@@ -10,12 +10,9 @@ from edgetuner.drift.usual import Bout, Usual
 from tests.drift import walkers
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def usual() -> Usual:
-    x, recordings = walkers.source()
-    found = Usual.fit(Summary.of(x), recordings, walkers.TRIADS, (0,))
-    assert found is not None
-    return found
+    return walkers.usual()
 
 
 def test_usual_round_trip(usual: Usual) -> None:
@@ -35,9 +32,7 @@ def test_short_recordings_tell_nothing() -> None:
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(0, 9))
 def test_a_young_bout_is_the_mean_of_its_windows(parts: list[int], seed: int) -> None:
-    x, recordings = walkers.source()
-    usual = Usual.fit(Summary.of(x), recordings, walkers.TRIADS, (0,))
-    assert usual is not None
+    usual = walkers.usual()
     some = walkers.recording(3, sum(parts), seed=seed)
     features = Summary.of(some).features(usual.floor)[: sum(parts)]
     bout, first = Bout(features[0], usual), 1

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
+
+from edgetuner.drift.summary import Summary
+from edgetuner.drift.usual import Usual
 
 HZ, LENGTH, CHANNELS = 50.0, 128, 6
 TRIADS, GRAVITY = (0, 3), 9.81
@@ -41,3 +46,12 @@ def source(activities: int = 6, count: int = 40) -> tuple[Windows, list[NDArray[
     """Windows of every activity, and the rows of each recording."""
     x = np.concatenate([recording(a, count) for a in range(activities)])
     return x, [np.arange(a * count, (a + 1) * count) for a in range(activities)]
+
+
+@cache
+def usual() -> Usual:
+    """What is usual of them, with an accelerometer first."""
+    x, recordings = source()
+    found = Usual.fit(Summary.of(x), recordings, TRIADS, (0,))
+    assert found is not None
+    return found
