@@ -16,6 +16,7 @@ _HELD = 0.3  # least share of samples that repeat on all channels at once
 _DEAD = 0.5  # of the source's stillest ...
 _FAINT = 0.1  # ... and of what it usually is: of a machine that never rests all is about as loud
 _FEW = 8  # values that a window takes: at rest, in steps of the sensor's resolution
+_CHANCE = 0.01  # share of the windows that are often on an extreme value and not at rest
 _OFTEN = 0.04  # share of a window on its extreme value at which a channel may be at rest
 
 
@@ -50,7 +51,7 @@ class Grain:
         some = moving if moving.any() else np.ones(len(x), bool)
         return cls(
             float(np.quantile(held, 1 - _RARE)),
-            np.where(often, deviation, 0).max(0).astype(np.float32),
+            _coarse(deviation, often),
             np.quantile(deviation[some], _RARE, axis=0).astype(np.float32),
             np.quantile(_relative(deviation[some]), _RARE, axis=0).astype(np.float32),
             np.median(deviation[some], axis=0).astype(np.float32),
@@ -112,6 +113,14 @@ class Grain:
             return cls(held, arrays["coarse"], quiet, arrays["relative"], usual)
         except (KeyError, IndexError):
             return None
+
+
+def _coarse(deviation: Floats, often: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """What nearly all windows stay below that are `often` on an extreme value (N, C); a few are so
+    by chance, in full swing."""
+    found = np.where(often, deviation, np.nan)
+    found[:, ~often.any(0)] = 0
+    return np.nanquantile(found, 1 - _CHANCE, axis=0).astype(np.float32)
 
 
 def held_share(x: NDArray[np.float32]) -> Floats:

@@ -52,3 +52,13 @@ def test_a_channel_that_is_damped_where_it_is_now_is_not_dead() -> None:
     assert known.dead(damped, np.sqrt(Summary.of(damped).variance)).sum() == 5
     found = Grain.from_arrays(known.to_arrays())
     assert found is not None and (found.usual == known.usual).all()
+
+
+def test_a_few_windows_on_a_plateau_do_not_hide_a_rail() -> None:
+    """At rest the steps are coarse; that a window in full swing ends on its extreme is chance."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((400, 2, 128)).astype(np.float32)
+    x[:200, 0] = np.round(x[:200, 0] * 0.004, 2)
+    x[399, 0, :8] = x[399, 0].max()
+    coarse = Grain.fit(x, Summary.of(x)).coarse[0]
+    assert 0.002 < coarse < 0.02
