@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetuner.drift.activities import KNOWN, Activities
+from edgetuner.drift.magnitude import Magnitude
 from edgetuner.drift.maps import AXES, GAIN, OFFSET, RATE, SOUND, Maps, axis_maps, other_maps
 from edgetuner.drift.summary import Floats
 from edgetuner.drift.usual import Bout, Usual, misfit
@@ -34,6 +35,7 @@ from edgetuner.drift.usual import Bout, Usual, misfit
 _ODD = 5.0  # deviations of a single feature that are a leap
 _DOUBTED = 4  # windows before a fault in which it may have begun unnoticed
 _OVER = 3  # windows in a row that are as before the fault when it is over
+_OVERDONE = 6.0  # evidence for the end of a fault, where undoing it leads to what cannot be
 _AT_ONCE = 8  # windows that are compared with what was known before them
 _LEFT = 2.5  # limits beyond which a few windows and the next are not of one activity
 _HOPELESS = 4.5  # limits beyond which more windows will not help
@@ -130,24 +132,33 @@ class Distortion:
         fault: the fault that stands, or None.
         channel: where it affects one channel only.
         since_seq: first window after the leap that led to the present state.
+        accepted: whether the fault before is what things are like from now on.
     """
 
-    def __init__(self, usual: Usual, settings: DistortionSettings | None = None) -> None:
+    def __init__(
+        self,
+        usual: Usual,
+        settings: DistortionSettings | None = None,
+        magnitude: Magnitude | None = None,
+    ) -> None:
         self._usual = usual
-        self._settings = settings or DistortionSettings()
+        self._magnitude = magnitude
+        self.settings = settings or DistortionSettings()
         self.fault: str | None = None
         self.channel: int | None = None
         self.since_seq = 0
-        self._known = Activities(usual, self._settings.activities)
+        self.accepted = False
+        self._known = Activities(usual, self.settings.activities)
         self._compared = False  # whether what was compared with them still holds
         self._after: list[Floats] = []  # windows after a leap, not yet judged
         self._run: Bout | None = None  # the same, as a bout, where they are two or more
         self._windows = 0  # so far
         self._leap_seq = self._leap_at = 0  # the first window after it: its number, and among all
+        self._tainted = False  # whether windows are of a sensor that is broken, nobody knows how
         self._halved = False  # whether the first window after it is left out of them
         self._calm = 0  # windows in a row that are known, since
         self._said: tuple[str, int | None] | None = None  # fault and channel, at the look before
-        self._repair: Maps | None = None
+        self.repair: Maps | None = None
         self._stood = 0  # windows since the fault was found
         self._gained: list[tuple[int, float]] = []  # windows in a row that are as before the fault
 
@@ -155,16 +166,42 @@ class Distortion:
         """Takes the features of one window (F,); the fault that stands after it, or None."""
         return self.update_many(features[None], [seq])[-1].fault
 
-    def update_many(self, features: Floats, seqs: Sequence[int]) -> list[Leap]:
-        """Takes the features of the next windows (N, F): what is known after each of them."""
+    def update_many(
+        self, features: Floats, seqs: Sequence[int], broken: Sequence[bool] | None = None
+    ) -> list[Leap]:
+        """Takes the features of the next windows (N, F): what is known after each of them.
+
+        Args:
+            seqs: their numbers.
+            broken: which are known to be of a broken sensor, if not how: a stream is not known by
+                these.
+        """
         told: list[Leap] = []
+        broken = broken or [False] * len(features)
         while len(told) < len(features):
             at = len(told)
             some = slice(at, at + _AT_ONCE)
-            told += self._take(features[some], seqs[some])
+            told += self._take(features[some], seqs[some], broken[some])
         return told
 
-    def _take(self, features: Floats, seqs: Sequence[int]) -> Iterator[Leap]:
+    def doubt(self, count: int) -> None:
+        """It is known from elsewhere that the last so many windows are of a broken sensor."""
+        self._known.doubt(self._windows - count)
+        self._after, self._run, self._said = [], None, None
+        self._compared = False
+
+    def refute(self) -> None:
+        """It is known from elsewhere that nothing is wrong: so what was known was."""
+        self._known.forget()
+        self._now(None, self.since_seq)
+
+    def end(self, seq: int) -> None:
+        """It is known from elsewhere that the fault is over since then."""
+        self._now(None, seq)
+
+    def _take(
+        self, features: Floats, seqs: Sequence[int], broken: Sequence[bool]
+    ) -> Iterator[Leap]:
         """Takes the next windows (N, F), until there is an activity or a state that they were not
         compared with.
         """
@@ -173,18 +210,19 @@ class Distortion:
         kinds, at = compared.kinds, 0
         while at < len(kinds) and self._compared:
             before, end = Leap(self.fault, self.channel, self.since_seq, False), at + 1
-            while end < len(kinds) and kinds[end] == kinds[at]:
+            while end < len(kinds) and kinds[end] == kinds[at] and broken[end] == broken[at]:
                 end += 1
+            self._tainted = broken[at] and self.fault is None
             if self.fault is not None:
-                end = min(end, at + max(1, self._settings.lasting + 1 - self._stood))
+                end = min(end, at + max(1, self.settings.lasting + 1 - self._stood))
             if kinds[at] == _STRANGE:
                 end = at + self._strange(features[at:end], seqs[at:end])
             else:
                 self._familiar(compared, at, end, seqs)
             if self.fault is not None:
                 self._stood += end - at
-                if self._stood > self._settings.lasting:
-                    self._accept(seqs[end - 1])
+                if self._stood > self.settings.lasting:
+                    self.accept(seqs[end - 1])
             self._windows += end - at
             for _ in range(at + 1, end):
                 yield before
@@ -195,16 +233,21 @@ class Distortion:
         """Windows (N, F) beside the known activities."""
         if not self._known:
             return _Compared(features, [_STRANGE] * len(features), [], [])
-        if self._repair is None:
+        if self.repair is None:
             far, nearest, _ = self._nearest(features)
             kinds = np.where(far, _STRANGE, _AS_KNOWN)
             return _Compared(features, kinds.tolist(), nearest.tolist(), [])
-        rows = self._repair.undo(features)
+        rows = self.repair.undo(features)
         far, nearest, total = self._nearest(rows)
         far_before, _, total_before = self._nearest(features)
         gain = 0.5 * (total - total_before)
         kinds = np.where(far, _STRANGE, _AS_KNOWN)
         kinds[~far_before & (gain > 0)] = _AS_BEFORE
+        overdone = self._impossible(rows)
+        if overdone.any():
+            overdone &= ~self._impossible(features)
+            kinds[overdone] = _AS_BEFORE
+            gain[overdone] = np.maximum(gain[overdone], _OVERDONE)
         return _Compared(rows, kinds.tolist(), nearest.tolist(), gain.tolist())
 
     def _nearest(self, features: Floats) -> tuple[NDArray[np.bool_], NDArray[np.int64], Floats]:
@@ -213,7 +256,7 @@ class Distortion:
         """
         nearest, distance = self._known.nearest(features)
         total = np.add.reduce(distance, 1)
-        near = total <= 2 * self._settings.leap * self._usual.limit
+        near = total <= 2 * self.settings.leap * self._usual.limit
         near &= np.maximum.reduce(distance, 1) <= _ODD**2
         far: NDArray[np.bool_] = ~near  # what is not a number is not near
         return far, nearest, total
@@ -221,12 +264,12 @@ class Distortion:
     def _familiar(self, compared: _Compared, at: int, end: int, seqs: Sequence[int]) -> None:
         """Windows of known activities, from `at` up to `end`."""
         self._calm += end - at
-        if self._calm >= min(2, len(self._after)):
+        if self._after and self._calm >= min(2, len(self._after)):
             self._after, self._run = [], None
         if compared.kinds[at] == _AS_BEFORE:
             self._gained += zip(seqs[at:end], compared.gains[at:end], strict=True)
             evidence = sum(gain for _, gain in self._gained)
-            if len(self._gained) >= _OVER and evidence > self._settings.evidence:
+            if len(self._gained) >= _OVER and evidence > self.settings.evidence:
                 self._now(None, self._gained[0][0])
             return
         self._gained = []
@@ -234,7 +277,8 @@ class Distortion:
             nearest, start = compared.nearest[at], at
             while at < end and compared.nearest[at] == nearest:
                 at += 1
-            self._known.learn(nearest, compared.rows[start:at])
+            if not self._tainted:
+                self._known.learn(nearest, compared.rows[start:at])
 
     def _strange(self, features: Floats, seqs: Sequence[int]) -> int:
         """Takes windows (N, F) of no known activity, and says how many."""
@@ -255,7 +299,7 @@ class Distortion:
         if not left[count]:
             count = len(features)
         known = len(self._after)
-        look = next((look for look in self._settings.looks if look > known), None)
+        look = next((look for look in self.settings.looks if look > known), None)
         if look is not None:
             count = min(count, look - known)
         self._after += list(features[:count])
@@ -272,18 +316,19 @@ class Distortion:
     def _settle(self) -> None:
         """The windows after the leap are an activity like others from now on."""
         rows = np.array(self._after)
-        if self._repair is not None:
-            rows = self._repair.undo(rows)
+        if self.repair is not None:
+            rows = self.repair.undo(rows)
         self._after, self._run, self._said = [], None, None
         self._compared = False
-        if len(rows) > 1:
+        if len(rows) > 1 and not self._tainted:
             self._known.meet(rows, self._windows)
 
     def _now(self, fault: str | None, since_seq: int, verdict: Verdict | None = None) -> None:
         """The sensor is like this since then."""
         self.fault, self.since_seq, self._stood = fault, since_seq, 0
+        self.accepted = False
         self.channel = verdict.channel if verdict else None
-        self._repair = verdict.repair if verdict else None
+        self.repair = verdict.repair if verdict else None
         self._gained, self._compared = [], False
         if verdict is not None:
             # A run may have ended before it had its name: what it was like is not to be known.
@@ -291,11 +336,12 @@ class Distortion:
         if self._after:
             self._settle()
 
-    def _accept(self, seq: int) -> None:
+    def accept(self, seq: int) -> None:
         """What is now is as it should be; activities from before would only tell that it is not."""
         self._known.forget()
         self._after, self._run = [], None
         self._now(None, seq)
+        self.accepted = True
 
     def _look(self) -> None:
         verdict = self._judge() if self.fault is None else self._judge_again()
@@ -312,7 +358,7 @@ class Distortion:
 
     def _enough(self, name: str | None) -> int:
         """Windows after which a leap is an activity like others, given what was made of them."""
-        first, last = self._settings.looks[0], self._settings.looks[-1]
+        first, last = self.settings.looks[0], self.settings.looks[-1]
         if name == SOUND:
             return min(first + 1, last)  # so few may only look as before
         return last if name or len(self._known.well_known()) else min(KNOWN, last)
@@ -326,20 +372,31 @@ class Distortion:
         distances = np.square(features - means) * precisions
         identity = float(misfit(distances).min())
         nothing = Verdict(SOUND, misfit=identity, identity=identity)
-        if identity < self._settings.evidence:
+        if identity < self.settings.evidence:
             return nothing
         best = self._turned(features, means, precisions, Verdict(None, identity=identity))
         for i in self._alike(distances):
             alone = bool(known[i] == self._known.latest)
             maps = other_maps(features, means[i], usual, alone=alone)
             if maps.name:
-                misfits = misfit(np.square(maps(features) - means[i]) * precisions[i])
+                repaired = maps(features)
+                misfits = misfit(np.square(repaired - means[i]) * precisions[i])
+                if misfits.min() < best.misfit:
+                    misfits[self._impossible(repaired)] = np.inf
                 best = _better(best, maps, misfits)
         sure = self._sure(best)
         hopeless = best.misfit > _HOPELESS * usual.limit
-        if sure.name is None and (hopeless or identity < self._settings.fit * usual.limit):
+        if sure.name is None and (hopeless or identity < self.settings.fit * usual.limit):
             return nothing
         return sure
+
+    def _impossible(self, features: Floats) -> NDArray[np.bool_]:
+        """Which windows (N, F) no sound sensor shows: what leads to them repairs nothing (N,)."""
+        if self._magnitude is None:
+            return np.zeros(len(features), bool)
+        channels = len(self._usual.floor)
+        variance = np.exp(2 * features[:, channels : 2 * channels]) - self._usual.floor
+        return self._magnitude.inspect(features[:, :channels], np.maximum(variance, 0))
 
     def _turned(
         self, features: Floats, means: Floats, precisions: Floats, best: Verdict
@@ -368,22 +425,22 @@ class Distortion:
     def _judge_again(self) -> Verdict:
         """The same while a fault stands: only whether it is over."""
         features, count, known = self._mean_after(), len(self._after), self._known.well_known()
-        assert self._repair is not None
+        assert self.repair is not None
         if not len(known):
             return Verdict(None)
         as_is = float(self._known.misfits(features, count)[known].min())
-        undone = self._repair.undo(features[None])[0]
+        undone = self.repair.undo(features[None])[0]
         mended = float(self._known.misfits(undone, count)[known].min())
-        over = as_is < min(mended - self._settings.evidence, _LOOSE * self._usual.limit)
+        over = as_is < min(mended - self.settings.evidence, _LOOSE * self._usual.limit)
         return Verdict(SOUND if over else None)
 
     def _sure(self, best: Verdict) -> Verdict:
-        limit = self._settings.fit * self._usual.limit
+        limit = self.settings.fit * self._usual.limit
         # What a map costs is for the evidence to bear, and not for the fit.
         explained = best.misfit - _PRICE[best.name or SOUND] < limit
         explained |= best.misfit < min(_LOOSE * limit, _REST * best.identity)
-        told = best.identity - best.misfit > self._settings.evidence
-        if explained and told and best.worn - best.misfit > self._settings.doubt:
+        told = best.identity - best.misfit > self.settings.evidence
+        if explained and told and best.worn - best.misfit > self.settings.doubt:
             return best
         return replace(best, name=None)
 

@@ -1,14 +1,19 @@
-"""Sizes that no wearer can change: gravity, and where a channel's mean may lie.
+"""Sizes that no wearer can change: gravity, and where a sensor's mean may lie.
 
 At rest an accelerometer measures g, whichever way it lies. In motion the mean square of what it
 measures stays above g^2 (Jensen's inequality: over seconds its mean in the world's frame is g, for
 nobody gains speed for long). A gyroscope's mean is next to nothing, for nobody turns for long.
+
+What a mean is beyond that it owes to motion: a limb that swings pulls its sensor towards the joint
+all the time, and nobody turns round without moving. More of it than motion brought about in the
+source is a gain or an offset.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,84 +22,127 @@ from edgetuner.drift.summary import Floats, Summary
 
 CALIBRATION = "calibration"  # a gain or an offset, which of the two is not told
 
-_CALM = 0.05  # standard deviation over mean: at rest
+_CALM = 0.1, 0.2, 0.3  # motion over mean: at rest, or as near to it as the source gets
 _MIN_CALM = 20  # windows at rest, to know what gravity measures
-_STEADY = 0.1  # relative spread of the norm at rest that an accelerometer may show in the source
+_STEADY = 0.1  # relative spread of the norm at rest that tells an accelerometer which is not named
 _TOLERANCE = 0.15  # relative deviation of the norm that is a fault
 _MARGIN = 0.5  # beyond the largest mean in the source, whichever way the sensor lies
+# Of what shows gravity, and of what does not:
+_STILL = 0.05, 0.25  # motion that counts as none, in units of gravity; of the triad's usual motion
+_LEAST_PULL = 0.2, 0.5  # of a source that hardly moves one learns little
+_PULL = 2.0  # times what 99 of 100 of the source's windows stay below
+_MOST_PULL = 2.0  # of a triad whose mean is of itself, such as a magnetometer's, it is more
+_SIZES = "reach", "least", "rest", "still", "pull"
 
 
 @dataclass(frozen=True, eq=False)
 class Magnitude:
-    """What the sizes were in the source.
+    """What the sizes were in the source; motion is the standard deviation of all three axes of a
+    triad together.
 
     Attributes:
-        triads: first channel of each accelerometer of three axes (A,).
-        gravity: what each of them measures at rest, physical units (A,).
         reach: largest absolute mean of each channel over a window; within a triad that of its norm
             (C,).
+        triads: first channel of each sensor of three axes whose mean is known at rest (A,).
+        least, rest: norm of that mean, physical units: gravity as it measures it, from one
+            orientation to another; 0 of what is no accelerometer (A,).
+        still: motion that counts as none, physical units (A,).
+        pull: how far beyond rest the norm may be, in units of motion and `still` (A,).
     """
 
-    triads: tuple[int, ...]
-    gravity: NDArray[np.float32]
     reach: NDArray[np.float32]
+    triads: tuple[int, ...]
+    least: NDArray[np.float32]
+    rest: NDArray[np.float32]
+    still: NDArray[np.float32]
+    pull: NDArray[np.float32]
 
     @classmethod
-    def fit(cls, summaries: Summary, triads: Sequence[int] = ()) -> Magnitude:
+    def fit(
+        cls, summaries: Summary, triads: Sequence[int] = (), accelerometers: Sequence[int] = ()
+    ) -> Magnitude:
         """From the source's N windows.
 
         Args:
             summaries: of the windows.
             triads: first channel of each sensor of three axes; those that measure the same
                 whichever way they lie are accelerometers.
+            accelerometers: those that are by name, even if they measure it badly.
         """
-        known, gravity = [], []
-        for first in triads:
-            norm, square = _norms(summaries, first)
-            at_rest = norm[square - norm**2 < (_CALM * norm) ** 2]
-            if len(at_rest) >= _MIN_CALM:
-                lowest, middle, highest = np.quantile(at_rest, [0.02, 0.5, 0.98])
-                if highest - lowest < _STEADY * middle:
-                    known.append(first)
-                    gravity.append(middle)
         reach = np.abs(summaries.mean).max(0)
-        for first in triads:  # whichever way the sensor lies
-            reach[first : first + 3] = _norms(summaries, first)[0].max()
-        return cls(tuple(known), np.array(gravity, np.float32), reach.astype(np.float32))
+        known = []
+        for first in triads:
+            both = _norms(summaries.mean, summaries.variance, _axes([first]))
+            norm, motion = (column[:, 0] for column in both)
+            reach[first : first + 3] = norm.max()  # whichever way the sensor lies
+            least, rest = _gravity(norm, motion, first in accelerometers)
+            still = _STILL[0] * rest if rest else _STILL[1] * float(np.median(motion))
+            usual = np.quantile((norm - rest) / (motion + still + 1e-12), 0.99)
+            pull = max(_PULL * float(usual), _LEAST_PULL[0 if rest else 1])
+            if rest or pull < _MOST_PULL:
+                known.append((first, least, rest, still, pull))
+        firsts, *sizes = zip(*known, strict=True) if known else [()] * 5
+        return cls(reach.astype(np.float32), firsts, *(np.array(s, np.float32) for s in sizes))
 
-    def inspect(self, summaries: Summary) -> NDArray[np.bool_]:
-        """Which of N windows are impossible (N,)."""
-        size = np.abs(summaries.mean)
-        impossible: NDArray[np.bool_] = np.logical_or.reduce(size > (1 + _MARGIN) * self.reach, 1)
-        for first, gravity in zip(self.triads, self.gravity.tolist(), strict=True):
-            norm, square = _norms(summaries, first)
-            impossible |= square < ((1 - _TOLERANCE) * gravity) ** 2
-            large = norm > (1 + _TOLERANCE) * gravity
-            if large.any():  # in motion it may be
-                impossible |= large & (square < (1 + _CALM**2) * norm * norm)
+    @property
+    def accelerometers(self) -> tuple[int, ...]:
+        """First channel of each sensor that shows gravity."""
+        return tuple(first for first, rest in zip(self.triads, self.rest, strict=True) if rest)
+
+    @cached_property
+    def _axes(self) -> NDArray[np.int64]:
+        return _axes(self.triads)
+
+    def inspect(self, mean: Floats, variance: Floats) -> NDArray[np.bool_]:
+        """Which of N windows are impossible (N,), by mean and variance of each channel (N, C)."""
+        far = np.abs(mean) > (1 + _MARGIN) * self.reach
+        impossible: NDArray[np.bool_] = np.logical_or.reduce(far, 1)
+        if self.triads:
+            norm, motion = _norms(mean, variance, self._axes)
+            far = norm - self.rest > self.pull * (motion + self.still)
+            far &= norm > (1 + _TOLERANCE) * self.rest
+            far |= np.hypot(norm, motion) < (1 - _TOLERANCE) * self.least
+            impossible |= np.logical_or.reduce(far, 1)
         return impossible
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """As numeric arrays, for a safetensors file."""
         return {
-            "accelerometers": np.array(self.triads, np.float32),
-            "gravity": self.gravity,
             "mean_reach": self.reach,
+            "mean_triads": np.array(self.triads, np.float32),
+            "mean_least": self.least,
+            "mean_rest": self.rest,
+            "mean_still": self.still,
+            "mean_pull": self.pull,
         }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.float32]]) -> Magnitude | None:
         """What `to_arrays` described; None where a bundle was made without it."""
         try:
-            triads = tuple(int(first) for first in arrays["accelerometers"])
-            return cls(triads, arrays["gravity"], arrays["mean_reach"])
+            triads = tuple(int(first) for first in arrays["mean_triads"])
+            reach, *sizes = (arrays[f"mean_{name}"] for name in _SIZES)
         except KeyError:
             return None
+        return cls(reach, triads, *sizes)
 
 
-def _norms(summaries: Summary, first: int) -> tuple[Floats, Floats]:
-    """Norm of the mean, and mean square of the norm, of a triad over each window (N,), (N,)."""
-    axes = slice(first, first + 3)
-    mean = summaries.mean[:, axes]
-    square = np.add.reduce(mean * mean, 1)
-    return np.sqrt(square), square + np.add.reduce(summaries.variance[:, axes], 1)
+def _axes(triads: Sequence[int]) -> NDArray[np.int64]:
+    """The channels of each triad (A, 3)."""
+    return np.add.outer(np.array(triads, np.int64), np.arange(3))
+
+
+def _norms(mean: Floats, variance: Floats, axes: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Norm of the mean, and motion, of each triad over each window (N, A), (N, A)."""
+    square = np.square(mean[:, axes])
+    return np.sqrt(np.add.reduce(square, 2)), np.sqrt(np.add.reduce(variance[:, axes], 2))
+
+
+def _gravity(norm: Floats, motion: Floats, named: bool) -> tuple[float, float]:
+    """What a triad measures at rest, at least and at most; (0, 0) if it is no accelerometer."""
+    for calm in _CALM:
+        at_rest = norm[motion < calm * norm]
+        if len(at_rest) >= _MIN_CALM:
+            least, most = np.quantile(at_rest, [0.02, 0.98]).tolist()
+            return (least, most) if named or most - least < _STEADY * most else (0.0, 0.0)
+    return 0.0, 0.0

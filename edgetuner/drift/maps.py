@@ -55,6 +55,23 @@ class Maps:
         undone: Floats = self.factor[0] * features[:, self.source[0]] + self.shift[0]
         return undone
 
+    def agreement(self, polar: int, axial: int) -> float:
+        """How far the one map that there is leaves the axes of two sensors side by side: 3 if it
+        turns both alike, -3 if it mirrors one against the other, in between if it turns some.
+
+        Args:
+            polar: first channel of one that measures vectors.
+            axial: first channel of one that measures axial vectors.
+        """
+        matrices = []
+        for first in (polar, axial):
+            rows = slice(first, first + 3)
+            matrix = np.zeros((3, 3))
+            matrix[range(3), self.source[0, rows] - first] = self.factor[0, rows]
+            matrices.append(matrix)
+        a, w = matrices
+        return float(np.linalg.det(a) * np.trace(a.T @ w))
+
     def __getitem__(self, index: int) -> Maps:
         """One of them alone."""
         row = slice(index, index + 1)

@@ -1,8 +1,8 @@
 """A broken sensor, told apart from a changed world: no training repairs a loose cable.
 
 Many faults show in a single window: in its values here, in their fine structure (`grain`), or in
-sizes that nobody can change (`magnitude`). Others only show beside the windows before
-(`distortion`).
+sizes that nobody can change (`magnitude`). Mirrored axes show in what a few windows tell of turns
+(`handedness`). Others only show beside the windows before (`distortion`).
 """
 
 from __future__ import annotations
@@ -15,14 +15,21 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edgetuner.drift.distortion import Distortion, DistortionSettings, Leap
+from edgetuner.drift.comparison import Comparison
+from edgetuner.drift.distortion import DistortionSettings, Leap
 from edgetuner.drift.grain import Grain, extreme_share, held_share, is_coarse
+from edgetuner.drift.handedness import Handedness
 from edgetuner.drift.magnitude import CALIBRATION, Magnitude
+from edgetuner.drift.maps import AXES, GAIN, OFFSET
 from edgetuner.drift.summary import Floats, Summary
 from edgetuner.drift.usual import Usual
 from edgetuner.errors import DriftError
 
 FLAT, CLIPPED, RANGE, RATE = "flat_line", "clipping", "range", "rate"
+# What a window shows by itself where such a leap stands: sizes that are wrong are another fault.
+_WRONG_SIZES = {CALIBRATION, GAIN, OFFSET}
+_EXPLAINS: dict[str, tuple[str | None, ...]] = {AXES: (None,), RATE: (None,)}
+_EXPLAINS |= dict.fromkeys((GAIN, OFFSET), (None, CALIBRATION))
 _PLAIN = (FLAT, CLIPPED, RANGE)  # seen in a single window, whatever else may be wrong with it
 
 
@@ -62,11 +69,13 @@ class Readings(NamedTuple):
         faults: what is wrong with it, or None.
         channels: where; None if everywhere, or if it cannot be told.
         features: what it is compared by with the windows before (N, F); None if it is not.
+        mirrored: evidence for mirrored axes (N,); None if it is not known.
     """
 
     faults: list[str | None]
     channels: list[int | None]
     features: Floats | None = None
+    mirrored: Floats | None = None
 
 
 class Health(NamedTuple):
@@ -93,7 +102,8 @@ class SensorProfile:
         low: lowest value of each channel in the source, physical units (C,).
         high: highest value (C,).
         hz: sampling rate.
-        grain, magnitude, usual: what further checks need; None where a bundle was made without.
+        grain, magnitude, usual, handedness: what further checks need; None where a bundle was made
+            without, or where the source does not tell.
     """
 
     low: NDArray[np.float32]
@@ -102,6 +112,7 @@ class SensorProfile:
     grain: Grain | None = None
     magnitude: Magnitude | None = None
     usual: Usual | None = None
+    handedness: Handedness | None = None
 
     @classmethod
     def fit(
@@ -141,15 +152,16 @@ class SensorProfile:
         if windows.shape[2] < 2:
             return cls(low, high, float(hz))
         summaries = Summary.of(windows)
-        magnitude = Magnitude.fit(summaries, triads)
-        polar = {*accelerometers, *magnitude.triads}
+        magnitude = Magnitude.fit(summaries, triads, accelerometers)
+        polar = sorted({*accelerometers, *magnitude.accelerometers})
         return cls(
             low,
             high,
             float(hz),
             Grain.fit(windows, summaries),
             magnitude,
-            Usual.fit(summaries, recordings, triads, sorted(polar)),
+            Usual.fit(summaries, recordings, triads, polar),
+            Handedness.fit(windows, recordings, triads, polar, hz),
         )
 
     def inspect(self, x: ArrayLike, settings: SensorSettings) -> Readings:
@@ -159,7 +171,8 @@ class SensorProfile:
             summaries = Summary.of(windows)
             faults, channels = self._faults(windows, summaries, settings)
             features = summaries.features(self.usual.floor) if self.usual else None
-        return Readings(faults, channels, features)
+            mirrored = self.handedness.evidence(windows) if self.handedness else None
+        return Readings(faults, channels, features, mirrored)
 
     def _limits(
         self, x: NDArray[np.float32], settings: SensorSettings
@@ -201,7 +214,9 @@ class SensorProfile:
             held = held_share(x) >= settings.clipped_fraction
             moving &= ~held[:, None] | moving.all(1, keepdims=True)
         if self.magnitude is not None:
-            tests.append((CALIBRATION, self.magnitude.inspect(summaries)[:, None]))
+            tests.append(
+                (CALIBRATION, self.magnitude.inspect(summaries.mean, summaries.variance)[:, None])
+            )
         faults: list[str | None] = [None] * len(x)
         channels: list[int | None] = [None] * len(x)
         for name, where in tests:
@@ -217,7 +232,7 @@ class SensorProfile:
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """The profile as numeric arrays, for a safetensors file."""
         arrays = {"low": self.low, "high": self.high, "hz": np.array([self.hz], np.float32)}
-        for part in (self.grain, self.magnitude, self.usual):
+        for part in (self.grain, self.magnitude, self.usual, self.handedness):
             if part is not None:
                 arrays |= part.to_arrays()
         return arrays
@@ -240,8 +255,15 @@ class SensorProfile:
                 value=str(error),
                 remedy="create the bundle again",
             ) from error
-        parts = Grain.from_arrays(arrays), Magnitude.from_arrays(arrays), Usual.from_arrays(arrays)
-        return cls(low, high, hz, *parts)
+        return cls(
+            low,
+            high,
+            hz,
+            Grain.from_arrays(arrays),
+            Magnitude.from_arrays(arrays),
+            Usual.from_arrays(arrays),
+            Handedness.from_arrays(arrays),
+        )
 
 
 class SensorCheck:
@@ -260,9 +282,10 @@ class SensorCheck:
         self._run_good = False  # whether they are sound
         self._by_leap: str | None = None  # the fault that stands by a leap, whatever else does
         self._last: tuple[int, int] | None = None  # seq, t_ns
-        self._distortion = (
-            Distortion(profile.usual, self.settings.distortion) if profile.usual else None
-        )
+        self._comparison = None
+        if profile.usual is not None:
+            known = profile.usual, profile.magnitude, profile.handedness
+            self._comparison = Comparison(*known, self.settings.distortion)
 
     def update(
         self, x: ArrayLike, *, seq: int = 0, t_ns: int | None = None, hz: float | None = None
@@ -288,8 +311,9 @@ class SensorCheck:
             seqs: their sequence numbers.
             wrong_rates: of each, what `wrong_rate` said of it.
         """
-        faults, channels, features = self.profile.inspect(x, self.settings)
-        leaps = self._leaps(faults, features, seqs)
+        readings = self.profile.inspect(x, self.settings)
+        faults, channels = readings.faults, readings.channels
+        leaps = self._leaps(readings, seqs)
         sound = Health(None, self.health.channel, self.health.since_seq)
         if self.health == sound and not any([*faults, *wrong_rates, *leaps.values()]):
             self._run = 0
@@ -304,7 +328,7 @@ class SensorCheck:
                 suspect = leap.fault is not None
                 self.health = Health(leap.fault, leap.channel, leap.since_seq, suspect)
             else:
-                if leap is not None and leap.fault is not None and bad in (None, CALIBRATION):
+                if leap is not None and leap.fault is not None and bad in _EXPLAINS[leap.fault]:
                     bad, channel = leap.fault, leap.channel
                 self._persist(bad, channel, seq)
             told.append(self.health)
@@ -321,18 +345,21 @@ class SensorCheck:
             return True
         return bad is None and self.health.fault in (None, ended)
 
-    def _leaps(
-        self, faults: list[str | None], features: Floats | None, seqs: Sequence[int]
-    ) -> dict[int, Leap]:
+    def _leaps(self, readings: Readings, seqs: Sequence[int]) -> dict[int, Leap]:
         """What the windows say beside those before: by their place, of those that can be compared,
         where there is a fault or one has ended.
         """
-        if self._distortion is None or features is None:
-            return {}
+        faults, _, features, mirrored = readings
         places = [i for i, fault in enumerate(faults) if fault in (None, CALIBRATION)]
-        if not places:
+        if self._comparison is None or features is None or not places:
             return {}
-        found = self._distortion.update_many(features[places], [seqs[i] for i in places])
+        known = self.health.fault in (None, self._comparison.fault)
+        found = self._comparison.update_many(
+            features[places],
+            [seqs[i] for i in places],
+            [not known or faults[i] is not None for i in places],
+            None if mirrored is None else mirrored[places],
+        )
         return {
             i: leap
             for i, leap in zip(places, found, strict=True)
@@ -343,7 +370,7 @@ class SensorCheck:
         fault = self.health.fault
         self.health = self.health._replace(suspect=bad is not None or fault is not None)
         plain = bad in _PLAIN or fault in _PLAIN
-        if bad == fault or not (plain or None in (bad, fault)):
+        if bad == fault or {bad, fault} <= _WRONG_SIZES:  # these are names of one thing
             self._run = 0
             return
         if self._run == 0 or (bad is None) != self._run_good:

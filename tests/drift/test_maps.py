@@ -33,6 +33,34 @@ def test_what_a_map_does_to_features_it_does_to_windows() -> None:
         assert np.all(same, axis=0).sum() == 1
 
 
+def test_maps_turn_axes_alike_or_against_each_other() -> None:
+    maps = axis_maps(6, (0, 3), (0,))
+    for index, name in enumerate(maps.name):
+        agreement = maps[index].agreement(0, 3)
+        assert agreement in (-3, -1, 0, 1, 3)
+        assert (agreement == 3) == (name == SOUND), "what a wearer does turns both alike"
+
+
+@pytest.mark.parametrize(
+    ("fault", "agreement"),
+    [
+        ("turned_axis", -3),
+        ("swapped_axes", -3),
+        ("swapped_accelerometer", -1),
+        ("turned_gyroscope", 1),
+    ],
+)
+def test_a_fault_tells_how_far_axes_agree(fault: str, agreement: int) -> None:
+    x, maps = walkers.recording(3, 5, seed=1), axis_maps(6, (0, 3), (0,))
+    floor = np.full(6, 1e-6, np.float32)
+    before = Summary.of(x).features(floor)
+    after = Summary.of(FAULTS[fault](x, np.random.default_rng(0))).features(floor)
+    pairs = zip(before, after, strict=True)
+    same = [np.isclose(maps(one), other, atol=1e-3).all(1) for one, other in pairs]
+    [index] = np.flatnonzero(np.all(same, axis=0))
+    assert maps[int(index)].agreement(0, 3) == agreement
+
+
 def test_one_sensor_alone_can_always_be_worn_so() -> None:
     """Without a second sensor beside it, every exchange of axes is a turn or a mirror image."""
     assert set(axis_maps(3, (0,), (0,)).name) == {SOUND}

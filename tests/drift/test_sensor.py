@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from benchmarks import faults as benchmark
 from edgetuner.data import load
 from edgetuner.drift import SensorCheck, SensorProfile, SensorSettings
 from edgetuner.errors import DriftError
-from tests.drift import walkers
+from tests.drift import turners, walkers
 
 HZ, HOP, CHANNELS, LENGTH = 50.0, 64, 3, 128
 NS = 1_000_000_000
@@ -338,13 +339,14 @@ def test_the_end_of_one_fault_is_not_that_of_another() -> None:
     walking, check = walkers.recording(3, 40, seed=7), SensorCheck(profile)
     turned = benchmark.FAULTS["turned_axis"](walking[12:20], np.random.default_rng(0))
     dead = np.repeat(walking[:1, :, :1], walkers.LENGTH, axis=2)
+    seq = count()
     for window in [*walking[:12], *turned]:
-        found = check.update(window)
+        found = check.update(window, seq=next(seq))
     assert found == "axis_swap"
     for _ in range(3):
-        found = check.update(dead[0])
+        found = check.update(dead[0], seq=next(seq))
     assert found == "flat_line"
-    told = [check.update(window) for window in walking[20:26]]
+    told = [check.update(window, seq=next(seq)) for window in walking[20:26]]
     assert told[:2] == ["flat_line", "flat_line"] and told[-1] is None
 
 
@@ -360,3 +362,33 @@ def test_a_fault_is_not_over_while_windows_show_another() -> None:
     told = [check.update(window) for window in walking]
     named = next(i for i, fault in enumerate(told) if fault)
     assert named < 40 and None not in told[named:]
+
+
+def test_a_wrong_size_is_named_while_axes_are_called_swapped() -> None:
+    x, recordings = walkers.source()
+    profile = SensorProfile.fit(
+        x, HZ, triads=walkers.TRIADS, accelerometers=(0,), recordings=recordings
+    )
+    walking, check, seq = walkers.recording(3, 40, seed=7), SensorCheck(profile), count()
+    turned = benchmark.FAULTS["turned_axis"](walking[12:], np.random.default_rng(0))
+    for window in [*walking[:12], *turned[:8]]:
+        found = check.update(window, seq=next(seq))
+    assert found == "axis_swap"
+    turned[:, :3] *= 0.5
+    told = [check.update(window, seq=next(seq)) for window in turned[8:20]]
+    assert told[-1] == "calibration"
+
+
+def test_turns_tell_of_a_sensor_that_was_broken_from_the_beginning() -> None:
+    x = turners.recording(60)
+    known = {"triads": turners.TRIADS, "accelerometers": turners.POLAR}
+    rows = [np.arange(30), np.arange(30, 60)]
+    fitted = SensorProfile.fit(x, turners.HZ, **known, recordings=rows)
+    profile = SensorProfile.from_arrays(fitted.to_arrays())
+    assert profile.handedness is not None
+    for matrix, fault in ((np.eye(3), None), (np.diag([1.0, -1.0, 1.0]), "axis_swap")):
+        check = SensorCheck(profile)
+        played = turners.turned(turners.recording(20, seed=1), matrix)
+        for start in range(0, 20, 4):
+            check.look(played[start : start + 4], range(start, start + 4), [False] * 4)
+        assert check.health.fault == fault
