@@ -107,7 +107,10 @@ class Comparison:
         return Leap(None, None, mirror.since_seq, True)
 
     def _turned(self) -> bool:
-        """Whether the leap's map would have turned more axes against each other than not."""
-        repair, pair = self._distortion.repair, self._handedness
-        assert repair is not None and pair is not None
+        """Whether the leap's map, if it still stands, would have turned more axes against each
+        other than not.
+        """
+        fault, repair, pair = self._distortion.fault, self._distortion.repair, self._handedness
+        if fault != AXES or repair is None or pair is None:
+            return False
         return repair.agreement(pair.accelerometer, pair.gyroscope) < 0

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from benchmarks.faults import FAULTS
 from edgetuner.drift.comparison import Comparison
 from edgetuner.drift.distortion import DistortionSettings, Leap
 from edgetuner.drift.handedness import Handedness
+from edgetuner.drift.magnitude import Magnitude
 from edgetuner.drift.maps import AXES
 from edgetuner.drift.summary import Summary
 from edgetuner.drift.usual import Usual
@@ -34,6 +37,16 @@ def play(
             features[i : i + 1], [seq + i], [False], evidence[i : i + 1].astype(np.float32)
         )
     return told
+
+
+def at_once(
+    comparison: Comparison, x: NDArray[np.float32], gain: float, seq: int = 0
+) -> list[Leap]:
+    """The same, of all windows in one call."""
+    evidence = gain + 0.1 * np.random.default_rng(seq).standard_normal(len(x))
+    features = Summary.of(x).features(walkers.usual().floor)
+    seqs = range(seq, seq + len(x))
+    return comparison.update_many(features, seqs, [False] * len(x), evidence.astype(np.float32))
 
 
 @pytest.fixture
@@ -95,9 +108,44 @@ def test_a_gyroscope_with_one_axis_turned_may_still_turn_as_it_should(usual: Usu
 
 
 def test_mirrored_axes_that_last_are_how_things_are_from_now_on(usual: Usual) -> None:
-    settings = DistortionSettings(lasting=25)
-    comparison = Comparison(usual, handedness=PAIR, settings=settings)
+    comparison = Comparison(usual, None, PAIR, DistortionSettings(lasting=25))
     told = play(comparison, turners.turned(turners.recording(60), FLIP))
     assert [leap.fault for leap in told if leap.new] == [AXES, None]
     told = play(comparison, turners.recording(20, seed=1), seq=60)
     assert told[-1].fault == AXES, "and as they were is mirrored"
+
+
+@pytest.mark.parametrize("gain", [SOUND, 0.0, MIRRORED])
+def test_a_leap_there_and_back_among_windows_that_come_at_once(usual: Usual, gain: float) -> None:
+    walking = walkers.recording(3, 60, seed=7)
+    walking[20:40] = FAULTS["turned_axis"](walking[20:40], np.random.default_rng(0))
+    comparison = Comparison(usual, handedness=PAIR)
+    at_once(comparison, walking[:20], SOUND)
+    told = at_once(comparison, walking[20:], gain, seq=20)
+    assert len(told) == 40
+    at_once(comparison, walkers.recording(3, 30, seed=8), SOUND, seq=60)
+    assert comparison.fault is None
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["", *FAULTS]), st.integers(1, 20), st.sampled_from([-1.2, 0, 1.2])
+        )
+    )
+)
+@settings(max_examples=30)
+def test_each_window_is_told_of_whatever_happens(
+    parts: list[tuple[str, int, float]],
+) -> None:
+    known = Magnitude.fit(Summary.of(walkers.source()[0]), walkers.TRIADS)
+    comparison = Comparison(walkers.usual(), known, PAIR)
+    seq, fault, rng = 0, None, np.random.default_rng(0)
+    for name, count, gain in parts:
+        windows = walkers.recording(3, count, seed=seq)
+        broken = FAULTS[name](windows, rng).astype(np.float32) if name else windows
+        told = at_once(comparison, broken, gain, seq)
+        assert len(told) == count
+        assert all(leap.since_seq < seq + count for leap in told)
+        seq, fault = seq + count, told[-1].fault
+    assert fault == comparison.fault
