@@ -169,7 +169,8 @@ class Mirror:
 
 def _square(residual: Floats) -> Floats:
     """What is left of the relation in windows (N, 3, K), squared (N,)."""
-    return np.einsum("nck,nck->n", residual, residual) + _TINY
+    square: Floats = np.einsum("nck,nck->n", residual, residual) + _TINY
+    return square
 
 
 @lru_cache
