@@ -18,6 +18,7 @@ from edgetuner.drift.summary import Floats
 from edgetuner.drift.usual import Usual
 
 NO_LEAP = Leap(None, None, 0, False)
+_AT_ONCE = 8  # windows, while nothing is wrong
 
 
 class Comparison:
@@ -39,7 +40,7 @@ class Comparison:
         self._handedness = handedness
         self._mirror = Mirror() if handedness else None
         self._lasting = self._distortion.settings.lasting
-        self._refuted_seq: int | None = None  # where the latest leap was that was none
+        self._against = False  # whether axes that are swapped now would be against each other
         self._stood = 0  # windows since axes are mirrored
 
     @property
@@ -62,55 +63,81 @@ class Comparison:
             broken: which are known to be of a broken sensor.
             mirrored: evidence for mirrored axes (N,), where there is any.
         """
-        mirror, distortion = self._mirror, self._distortion
-        if mirror is None or mirrored is None:
-            return distortion.update_many(features, seqs, broken)
-        # Mirrored nobody knows how, windows are not what a stream should be known by.
-        if mirror.mirrored and distortion.fault != AXES:
-            leaps = [NO_LEAP] * len(features)
-        else:
-            leaps = distortion.update_many(features, seqs, broken)
-        told = zip(leaps, mirrored.tolist(), seqs, strict=True)
-        return [self._handed(leap, gain, seq, mirror) for leap, gain, seq in told]
+        if self._mirror is None or mirrored is None:
+            return self._distortion.update_many(features, seqs, broken)
+        gains, told = mirrored.tolist(), list[Leap]()
+        while len(told) < len(gains):
+            some = slice(len(told), len(told) + _AT_ONCE)
+            if self.fault is not None or self._mirror.may_turn(gains[some]):
+                some = slice(len(told), len(told) + 1)  # what it tells is to be known at once
+            told += self._take(features[some], seqs[some], broken[some], gains[some], self._mirror)
+        return told
 
-    def _handed(self, leap: Leap, gain: float, seq: int, mirror: Mirror) -> Leap:
-        """What is known after a window, by its leap and the evidence for mirrored axes."""
+    def _take(
+        self,
+        features: Floats,
+        seqs: Sequence[int],
+        broken: Sequence[bool],
+        gains: Sequence[float],
+        mirror: Mirror,
+    ) -> list[Leap]:
+        """Takes one window, or some that find no fault and cannot tell of mirrored axes."""
         before, distortion = mirror.mirrored, self._distortion
-        if before and leap.new and leap.fault is None:
-            if distortion.accepted:
+        # Mirrored nobody knows how, windows are not what a stream should be known by.
+        known = not before or distortion.fault == AXES
+        leaps = [NO_LEAP] if not known else distortion.update_many(features, seqs, broken)
+        for gain, seq in zip(gains, seqs, strict=True):
+            mirror.update(gain, seq)
+        leap = leaps[-1]
+        if leap.new and leap.fault is None:  # as before the fault, or as things are from now on
+            if distortion.accepted and (before or self._against):
                 mirror.accept()
-            else:
+            elif before:
                 mirror.forget()
-        mirror.update(gain, seq)
-        if leap.fault == AXES and self._refuted_seq != leap.since_seq:
-            if self._turned() and mirror.since(leap.since_seq) < -ENOUGH:
-                self._refuted_seq, new = leap.since_seq, leap.new
-                distortion.refute()
-                leap = NO_LEAP if new else Leap(None, None, leap.since_seq, True)
-        elif leap.fault == AXES:
-            leap = NO_LEAP
-        self._stood = self._stood + 1 if mirror.mirrored else 0
-        if self._stood > self._lasting:
-            mirror.accept()
-            distortion.accept(seq)
-            return Leap(None, None, seq, True)
+            self._stood = 0
+            return leaps
         if mirror.mirrored:
-            if leap.fault == AXES:
-                return leap if not before else leap._replace(new=False)
-            if not before:
-                distortion.doubt(mirror.count)
-            return Leap(AXES, None, mirror.since_seq, not before)
-        if not before:
+            return [self._mirrored(leap, before, mirror)]
+        self._stood = 0
+        if before:
+            if distortion.fault == AXES:
+                distortion.end(mirror.since_seq)
+            return [Leap(distortion.fault, distortion.channel, mirror.since_seq, True)]
+        if leap.fault == AXES:
+            return self._doubted(leaps, mirror)
+        return leaps
+
+    def _mirrored(self, leap: Leap, before: bool, mirror: Mirror) -> Leap:
+        """What is known after a window, if axes are mirrored."""
+        self._stood += 1
+        if self._stood > self._lasting and mirror.latest() > ENOUGH:
+            mirror.accept()
+            self._distortion.accept(mirror.seq)
+            self._stood = 0
+            return Leap(None, None, mirror.seq, True)
+        if leap.fault == AXES:
             return leap
-        if distortion.fault == AXES:
-            distortion.end(mirror.since_seq)
-        return Leap(None, None, mirror.since_seq, True)
+        if not before:
+            self._distortion.doubt(mirror.count)
+        return Leap(AXES, None, mirror.since_seq, not before)
+
+    def _doubted(self, leaps: list[Leap], mirror: Mirror) -> list[Leap]:
+        """Leaps that say that axes are not as they should be, unless they turn as they should: then
+        it was before that they were not.
+        """
+        new = any(leap.new for leap in leaps)
+        if new:
+            self._against = self._turned()
+        if not self._against or mirror.latest(self._distortion.count) > -ENOUGH:
+            return leaps
+        self._distortion.refute()
+        if new:
+            return [NO_LEAP if leap.fault == AXES else leap for leap in leaps]
+        return [Leap(None, None, leaps[-1].since_seq, True)]
 
     def _turned(self) -> bool:
-        """Whether the leap's map, if it still stands, would have turned more axes against each
-        other than not.
-        """
-        fault, repair, pair = self._distortion.fault, self._distortion.repair, self._handedness
-        if fault != AXES or repair is None or pair is None:
+        """Whether the map that stands would have turned more axes against each other than not."""
+        repair, pair = self._distortion.repair, self._handedness
+        if repair is None or pair is None:
             return False
         return repair.agreement(pair.accelerometer, pair.gyroscope) < 0

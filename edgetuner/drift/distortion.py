@@ -184,6 +184,11 @@ class Distortion:
             told += self._take(features[some], seqs[some], broken[some])
         return told
 
+    @property
+    def count(self) -> int:
+        """Windows since the latest leap."""
+        return self._windows - self._leap_at
+
     def doubt(self, count: int) -> None:
         """It is known from elsewhere that the last so many windows are of a broken sensor."""
         self._known.doubt(self._windows - count)
@@ -212,7 +217,9 @@ class Distortion:
             before, end = Leap(self.fault, self.channel, self.since_seq, False), at + 1
             while end < len(kinds) and kinds[end] == kinds[at] and broken[end] == broken[at]:
                 end += 1
-            self._tainted = broken[at] and self.fault is None
+            tainted = broken[at] and self.fault is None
+            if tainted != self._tainted:  # a run is of one kind only
+                self._tainted, self._after, self._run = tainted, [], None
             if self.fault is not None:
                 end = min(end, at + max(1, self.settings.lasting + 1 - self._stood))
             if kinds[at] == _STRANGE:

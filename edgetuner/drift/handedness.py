@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +26,12 @@ from numpy.typing import NDArray
 from edgetuner.drift.summary import Floats
 
 _SLOW_HZ = 0.55  # limbs that swing do so faster
-_LEAST = 3  # functions f
+_LEAST = 2  # functions f
 _MOST = 3.0  # evidence that a window counts for
 _PRICE = 0.3  # what is taken off the evidence of each; of no activity is it as much
 ENOUGH = 7.0  # evidence for the other hand that settles it
 _CLEAR = 0.5  # least mean evidence of the source's windows, else nothing is told
-_LATEST = 16  # windows that are remembered
+_LATEST = 16  # windows whose evidence is remembered
 _NEVER = 0.75  # share of that which no recording of the source may come to
 _UNITS = 1.0, np.pi / 180  # of the rate of turn: radians, degrees
 _TINY = 1e-12
@@ -43,7 +44,7 @@ class Handedness:
     Attributes:
         accelerometer, gyroscope: the first channel of each.
         hz: sampling rate.
-        unit: radians in a unit of the rate of turn; negative if the source's own axes are mirrored.
+        unit: radians in a unit of the rate of turn.
     """
 
     accelerometer: int
@@ -72,9 +73,7 @@ class Handedness:
         others = [first for first in triads if first not in accelerometers]
         if len(accelerometers) != 1 or len(others) != 1 or not recordings:
             return None
-        pairs = [
-            cls(accelerometers[0], others[0], hz, s * unit) for unit in _UNITS for s in (1, -1)
-        ]
+        pairs = [cls(accelerometers[0], others[0], hz, unit) for unit in _UNITS]
         told = [(float(pair.evidence(x).clip(-_MOST, _MOST).mean()), pair) for pair in pairs]
         mean, best = min(told, key=lambda of: of[0])
         if mean > -_CLEAR:
@@ -120,46 +119,55 @@ class Mirror:
         mirrored: whether the axes are mirrored now.
         since_seq: first window of the run that led to the present state.
         count: windows of that run.
+        seq: of the latest window.
         most: evidence for a change so far, at most.
     """
 
     def __init__(self) -> None:
         self.mirrored = False
-        self.since_seq = self.count = 0
+        self.since_seq = self.count = self.seq = 0
         self.most = 0.0
-        self._gains: deque[float] = deque(maxlen=_LATEST)
-        self._seqs: deque[int] = deque(maxlen=_LATEST)
         self._hand = 1  # which is expected: 1 is the source's
         self._sum = 0.0
-        self._seq = self._count = 0  # of the present run
+        self._begun = self._count = 0  # the present run
+        self._gains: deque[float] = deque(maxlen=_LATEST)
+        self._told: deque[float] = deque(maxlen=_LATEST)  # what they counted for
 
     def update(self, gain: float, seq: int) -> bool:
         """Takes the evidence of the next window; whether the axes are mirrored after it."""
-        if gain in self._gains:  # the same window again, which tells nothing new
-            return self.mirrored
+        self.seq = seq
+        # What is repeated to the bit, by a driver or a replay, tells nothing new.
+        new = isfinite(gain) and gain not in self._gains
+        told = self._hand * min(max(gain, -_MOST), _MOST) if new else 0.0
         self._gains.append(gain)
-        self._seqs.append(seq)
-        gain = min(max(gain, -_MOST), _MOST) * (-self._hand if self.mirrored else self._hand)
+        self._told.append(told)
+        if not new:
+            return self.mirrored
         if self._sum <= 0:
-            self._sum, self._seq, self._count = 0.0, seq, 0
-        self._sum += gain - _PRICE
+            self._sum, self._begun, self._count = 0.0, seq, 0
+        self._sum += (-told if self.mirrored else told) - _PRICE
         self._count += 1
         if self._sum > self.most:
             self.most = self._sum
             if self._sum > ENOUGH:
-                self.since_seq, self.count = self._seq, self._count
+                self.since_seq, self.count = self._begun, self._count
                 self.mirrored, self._sum, self.most = not self.mirrored, 0.0, 0.0
         return self.mirrored
 
-    def since(self, seq: int) -> float:
-        """The evidence for the other hand since then, of the latest windows."""
-        latest = zip(self._seqs, self._gains, strict=True)
-        told = (min(max(gain, -_MOST), _MOST) for at, gain in latest if at >= seq)
-        return self._hand * sum(told)
+    def may_turn(self, gains: Sequence[float]) -> bool:
+        """Whether so much evidence might bring about another state."""
+        sign = -self._hand if self.mirrored else self._hand
+        rise = sum(min(sign * gain, _MOST) - _PRICE for gain in gains if sign * gain > _PRICE)
+        return max(self._sum, 0.0) + rise > ENOUGH
+
+    def latest(self, count: int = _LATEST) -> float:
+        """The evidence of the latest windows, of so many at most, for the other hand."""
+        return sum(list(self._told)[-count:])
 
     def accept(self) -> None:
         """Mirrored is how the axes are from now on."""
         self._hand = -self._hand
+        self._told.clear()
         self.forget()
 
     def forget(self) -> None:

@@ -29,7 +29,8 @@ _TOLERANCE = 0.15  # relative deviation of the norm that is a fault
 _MARGIN = 0.5  # beyond the largest mean in the source, whichever way the sensor lies
 # Of what shows gravity, and of what does not:
 _STILL = 0.05, 0.25  # motion that counts as none, in units of gravity; of the triad's usual motion
-_LEAST_PULL = 0.2, 0.5  # of a source that hardly moves one learns little
+_LEAST_PULL = 0.5  # of a source that hardly moves one learns little
+_TURNING = 0.5  # share of the source's largest mean that somebody who is driven about may turn by
 _PULL = 2.0  # times what 99 of 100 of the source's windows stay below
 _MOST_PULL = 2.0  # of a triad whose mean is of itself, such as a magnetometer's, it is more
 _SIZES = "reach", "least", "rest", "still", "pull"
@@ -75,10 +76,13 @@ class Magnitude:
             both = _norms(summaries.mean, summaries.variance, _axes([first]))
             norm, motion = (column[:, 0] for column in both)
             reach[first : first + 3] = norm.max()  # whichever way the sensor lies
-            least, rest = _gravity(norm, motion, first in accelerometers)
+            named = first in accelerometers
+            least, rest = (0.0, 0.0)
+            if named or not accelerometers:
+                least, rest = _gravity(norm, motion, named)
             still = _STILL[0] * rest if rest else _STILL[1] * float(np.median(motion))
             usual = np.quantile((norm - rest) / (motion + still + 1e-12), 0.99)
-            pull = max(_PULL * float(usual), _LEAST_PULL[0 if rest else 1])
+            pull = max(_PULL * float(usual), _LEAST_PULL)
             if rest or pull < _MOST_PULL:
                 known.append((first, least, rest, still, pull))
         firsts, *sizes = zip(*known, strict=True) if known else [()] * 5
@@ -93,6 +97,12 @@ class Magnitude:
     def _axes(self) -> NDArray[np.int64]:
         return _axes(self.triads)
 
+    @cached_property
+    def _beyond(self) -> Floats:
+        """Norm of a mean up to which nothing is asked (A,)."""
+        turning = _TURNING * self.reach[list(self.triads)]
+        return np.where(self.rest > 0, (1 + _TOLERANCE) * self.rest, turning)
+
     def inspect(self, mean: Floats, variance: Floats) -> NDArray[np.bool_]:
         """Which of N windows are impossible (N,), by mean and variance of each channel (N, C)."""
         far = np.abs(mean) > (1 + _MARGIN) * self.reach
@@ -100,7 +110,7 @@ class Magnitude:
         if self.triads:
             norm, motion = _norms(mean, variance, self._axes)
             far = norm - self.rest > self.pull * (motion + self.still)
-            far &= norm > (1 + _TOLERANCE) * self.rest
+            far &= norm > self._beyond
             far |= np.hypot(norm, motion) < (1 - _TOLERANCE) * self.least
             impossible |= np.logical_or.reduce(far, 1)
         return impossible
@@ -120,11 +130,16 @@ class Magnitude:
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.float32]]) -> Magnitude | None:
         """What `to_arrays` described; None where a bundle was made without it."""
         try:
+            if "mean_triads" not in arrays:  # a bundle made before motion was asked
+                triads = tuple(int(first) for first in arrays["accelerometers"])
+                gravity = arrays["gravity"]
+                still, pull = _STILL[0] * gravity, np.ones_like(gravity)
+                return cls(arrays["mean_reach"], triads, gravity, gravity, still, pull)
             triads = tuple(int(first) for first in arrays["mean_triads"])
             reach, *sizes = (arrays[f"mean_{name}"] for name in _SIZES)
+            return cls(reach, triads, *sizes)
         except KeyError:
             return None
-        return cls(reach, triads, *sizes)
 
 
 def _axes(triads: Sequence[int]) -> NDArray[np.int64]:

@@ -154,14 +154,10 @@ class SensorProfile:
         summaries = Summary.of(windows)
         magnitude = Magnitude.fit(summaries, triads, accelerometers)
         polar = sorted({*accelerometers, *magnitude.accelerometers})
+        usual = Usual.fit(summaries, recordings, triads, polar)
+        known = usual and Handedness.fit(windows, recordings, triads, polar, hz)
         return cls(
-            low,
-            high,
-            float(hz),
-            Grain.fit(windows, summaries),
-            magnitude,
-            Usual.fit(summaries, recordings, triads, polar),
-            Handedness.fit(windows, recordings, triads, polar, hz),
+            low, high, float(hz), Grain.fit(windows, summaries), magnitude, usual, known or None
         )
 
     def inspect(self, x: ArrayLike, settings: SensorSettings) -> Readings:

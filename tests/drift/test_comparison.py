@@ -127,6 +127,57 @@ def test_a_leap_there_and_back_among_windows_that_come_at_once(usual: Usual, gai
     assert comparison.fault is None
 
 
+@pytest.mark.parametrize("together", [1, 8, 16, 64])
+def test_it_is_told_once_when_it_begins_and_when_it_ends(usual: Usual, together: int) -> None:
+    walking = walkers.recording(3, 120, seed=7)
+    walking[40:60] = FAULTS["turned_axis"](walking[40:60], np.random.default_rng(0))
+    gains = np.where((np.arange(120) >= 40) & (np.arange(120) < 60), MIRRORED, SOUND)
+    gains = (gains + 0.1 * np.random.default_rng(0).standard_normal(120)).astype(np.float32)
+    features = Summary.of(walking).features(usual.floor)
+    comparison, told = Comparison(usual, handedness=PAIR), list[Leap]()
+    for at in range(0, 120, together):
+        some, seqs = slice(at, at + together), range(120)[at : at + together]
+        told += comparison.update_many(features[some], seqs, [False] * len(seqs), gains[some])
+    changes = [(leap.fault, leap.since_seq) for leap in told if leap.new]
+    assert [fault for fault, _ in changes] == [AXES, None]
+    assert [since for _, since in changes] == pytest.approx([40, 60], abs=3)
+
+
+@pytest.mark.parametrize("length", range(9, 17))
+def test_nothing_of_a_mirrored_beginning_is_left_behind(usual: Usual, length: int) -> None:
+    for seed in range(5):
+        walking = walkers.recording(3, 60, seed=seed)
+        walking[:length] = FAULTS["turned_axis"](walking[:length], np.random.default_rng(seed))
+        comparison, told = Comparison(usual, handedness=PAIR), list[Leap]()
+        for at in range(0, length, 8):
+            told += at_once(comparison, walking[at : min(at + 8, length)], MIRRORED, at)
+        for at in range(length, 60, 8):
+            told += at_once(comparison, walking[at : at + 8], SOUND, at)
+        assert [leap.fault for leap in told if leap.new] in ([AXES, None], [])
+
+
+def test_rest_is_no_reason_to_take_mirrored_axes_for_the_way_things_are(usual: Usual) -> None:
+    comparison = Comparison(usual, None, PAIR, DistortionSettings(lasting=40))
+    play(comparison, turners.turned(turners.recording(15), FLIP))
+    assert comparison.fault == AXES
+    play(comparison, turners.turned(walkers.recording(0, 60, seed=3), FLIP), 0.0, seq=15)
+    told = play(comparison, turners.recording(30, seed=1), seq=75)
+    assert [leap.fault for leap in told if leap.new] == [None]
+
+
+def test_a_fault_beside_mirrored_axes_goes_on_when_these_are_over(usual: Usual) -> None:
+    walking = walkers.recording(3, 80, seed=7)
+    walking[20:, :3] *= 0.5
+    comparison = Comparison(usual, handedness=PAIR)
+    play(comparison, walking[:30], SOUND)
+    assert comparison.fault == "gain"
+    broken = FAULTS["turned_axis"](walking[30:50], np.random.default_rng(0))
+    play(comparison, broken, MIRRORED, seq=30)
+    assert comparison.fault == AXES
+    told = play(comparison, walking[50:], SOUND, seq=50)
+    assert [leap.fault for leap in told if leap.new] == ["gain"]
+
+
 @given(
     st.lists(
         st.tuples(

@@ -204,15 +204,16 @@ def test_a_fault_that_stands_is_not_over(usual: Usual, name: str, step: int) -> 
         assert news in ([], [told[-1].fault]), (activity, news)
 
 
-def test_a_stream_is_not_known_by_windows_of_a_broken_sensor(usual: Usual) -> None:
+@pytest.mark.parametrize("count", range(12, 26))
+def test_a_stream_is_not_known_by_windows_of_a_broken_sensor(usual: Usual, count: int) -> None:
     x = walkers.recording(3, 40, seed=7)
-    broken = FAULTS["turned_axis"](x[:20], np.random.default_rng(0))
-    features = Summary.of(np.concatenate([broken, x[20:]])).features(usual.floor)
+    broken = FAULTS["turned_axis"](x[:count], np.random.default_rng(0))
+    features = Summary.of(np.concatenate([broken, x[count:]])).features(usual.floor)
     for known, fault in ((False, "axis_swap"), (True, None)):
         watch = Distortion(usual)
-        watch.update_many(features[:20], range(20), [known] * 20)
-        watch.update_many(features[20:], range(20, 40))
-        assert watch.fault == fault
+        watch.update_many(features[:count], range(count), [known] * count)
+        told = watch.update_many(features[count:], range(count, 40))
+        assert [leap.fault for leap in told if leap.new] == ([fault] if fault else [])
 
 
 def test_undoing_what_cannot_be_repairs_nothing(usual: Usual) -> None:

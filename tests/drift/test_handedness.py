@@ -63,18 +63,11 @@ def test_the_source_tells_the_unit_of_turning() -> None:
     assert found.unit == pytest.approx(np.pi / 180)
 
 
-def test_a_source_of_mirrored_axes_is_as_it_should_be() -> None:
-    x = turners.turned(turners.recording(40), FLIP)
-    found = fit(x)
-    assert found is not None
-    assert found.unit == -1
-    assert found.evidence(x).mean() < -1
-
-
 def test_a_source_that_does_not_tell_is_not_asked() -> None:
     x = turners.recording(40)
     x[:, 3:] = np.random.default_rng(0).standard_normal(x[:, 3:].shape)
     assert fit(x) is None
+    assert fit(turners.turned(turners.recording(40), FLIP)) is None, "or mirrored itself"
     rows, hz = [np.arange(len(x))], turners.HZ
     assert Handedness.fit(x, rows, (0,), (0,), hz) is None, "no gyroscope"
     assert Handedness.fit(x, rows, (0, 3), (0, 3), hz) is None, "two accelerometers"
@@ -112,8 +105,25 @@ def test_what_is_neither_this_nor_that_changes_nothing() -> None:
 
 def test_the_same_window_again_tells_nothing_new() -> None:
     mirror = Mirror()
-    assert not any(play(mirror, [2.0] * 50))
-    assert mirror.since(0) == 2.0
+    assert not any(play(mirror, [2.0] * 12))
+    assert mirror.latest() == 2.0
+
+
+def test_what_is_no_number_tells_nothing() -> None:
+    mirror = Mirror()
+    play(mirror, [float("nan"), float("inf")])
+    assert any(play(mirror, noisy(1.2, 20), seq=2))
+
+
+def test_what_may_turn_is_foreseen() -> None:
+    rng = np.random.default_rng(0)
+    for mean in (0.5, -0.5):
+        mirror = Mirror()
+        for seq in range(0, 400, 8):
+            gains, before = (mean + rng.standard_normal(8)).tolist(), mirror.mirrored
+            foreseen = mirror.may_turn(gains)
+            turned = any(told != before for told in play(mirror, gains, seq))
+            assert foreseen or not turned
 
 
 def test_what_is_accepted_is_how_things_should_be() -> None:

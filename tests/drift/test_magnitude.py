@@ -65,6 +65,12 @@ def test_a_slow_turn_that_never_ends_is_an_offset_at_rest(known: Magnitude) -> N
         assert impossible(known, x).all() == fault
 
 
+def test_whoever_is_driven_round_a_bend_has_a_sound_gyroscope(known: Magnitude) -> None:
+    x = walkers.recording(0, 5, seed=1)
+    x[:, 4] += 0.2  # rad/s
+    assert not impossible(known, x).any()
+
+
 def test_an_accelerometer_by_name_may_measure_gravity_badly() -> None:
     rng = np.random.default_rng(0)
     x = walkers.source()[0]
@@ -92,6 +98,27 @@ def test_it_comes_back_from_arrays(known: Magnitude) -> None:
     assert found is not None and found.triads == known.triads
     np.testing.assert_array_equal(found.pull, known.pull)
     assert Magnitude.from_arrays({"mean_reach": known.reach}) is None
+
+
+def test_a_bundle_made_before_motion_was_asked_is_checked_for_gravity(known: Magnitude) -> None:
+    before = {
+        "accelerometers": np.zeros(1, np.float32),
+        "gravity": known.rest[:1],
+        "mean_reach": known.reach,
+    }
+    found = Magnitude.from_arrays(before)
+    assert found is not None
+    for factor, fault in ((0.5, True), (1.0, False), (2.0, True)):
+        assert impossible(found, factor * walkers.recording(0, 5, seed=1)).all() == fault
+
+
+def test_what_always_turns_alike_is_no_accelerometer_where_another_is_named() -> None:
+    x = walkers.source()[0]
+    x[:, 3:] *= 0.01
+    x[:, 5] += 2
+    summaries = Summary.of(x)
+    assert Magnitude.fit(summaries, walkers.TRIADS).accelerometers == (0, 3)
+    assert Magnitude.fit(summaries, walkers.TRIADS, (0,)).accelerometers == (0,)
 
 
 def test_without_sensors_of_three_axes_nothing_is_assumed() -> None:

@@ -392,3 +392,20 @@ def test_turns_tell_of_a_sensor_that_was_broken_from_the_beginning() -> None:
         for start in range(0, 20, 4):
             check.look(played[start : start + 4], range(start, start + 4), [False] * 4)
         assert check.health.fault == fault
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_the_end_of_a_wrong_size_is_no_other_fault(factor: float) -> None:
+    """From the beginning on: a stream is not known by windows that are broken by themselves."""
+    x, recordings = walkers.source()
+    profile = SensorProfile.fit(
+        x, HZ, triads=walkers.TRIADS, accelerometers=(0,), recordings=recordings
+    )
+    resting, check = walkers.recording(0, 60, seed=7), SensorCheck(profile)
+    resting[:25, :3] *= factor
+    told: list[str | None] = [None]
+    for seq, window in enumerate(resting):
+        fault = check.update(window, seq=seq)
+        if fault != told[-1]:
+            told.append(fault)
+    assert told == [None, "calibration", None]
