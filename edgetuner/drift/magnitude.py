@@ -5,8 +5,8 @@ measures stays above g^2 (Jensen's inequality: over seconds its mean in the worl
 nobody gains speed for long). A gyroscope's mean is next to nothing, for nobody turns for long.
 
 What a mean is beyond that it owes to motion: a limb that swings pulls its sensor towards the joint
-all the time, and nobody turns round without moving. More of it than motion brought about in the
-source is a gain or an offset.
+all the time, and who turns round mostly moves (not in a car: so slow turns are never asked about).
+More of it than motion brought about in the source is a gain or an offset.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ from edgetuner.drift.usual import Usual
 from edgetuner.errors import DriftError
 
 FLAT, CLIPPED, RANGE, RATE = "flat_line", "clipping", "range", "rate"
-# What a window shows by itself where such a leap stands: sizes that are wrong are another fault.
 _WRONG_SIZES = {CALIBRATION, GAIN, OFFSET}
+# What a leap that stands explains of a window by itself: wrong sizes are another fault than axes.
 _EXPLAINS: dict[str, tuple[str | None, ...]] = {AXES: (None,), RATE: (None,)}
 _EXPLAINS |= dict.fromkeys((GAIN, OFFSET), (None, CALIBRATION))
 _PLAIN = (FLAT, CLIPPED, RANGE)  # seen in a single window, whatever else may be wrong with it
