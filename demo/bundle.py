@@ -4,9 +4,6 @@ The source is the right wrist of eight people: six are learned, two say how stra
 may look without being drift. The demo streams the other two, first on the right wrist and then on
 the left. `--pair` keeps another pair out, to see how typical the demo's is:
 `python -m demo.bundle --pair 5 6 --out build/pair56`.
-
-Known limit: calibration has become stricter since the bundle that ships was made. One made today
-asks for more evidence of another place, and with it the demo ends before the drift is noticed.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ lower, and changes are noticed as much sooner.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import log
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,7 @@ _LEAST_WINDOWS = 1_000_000
 _CHUNK = 1_000_000  # windows simulated at once, to bound memory
 _LEVELS = 1000  # thresholds tried, evenly spaced: far finer than the error of the simulation
 _BELIEVED = 1000  # windows: a shorter run length may be counted, however few were held out
+_LEAST_SPAN = log(2)  # of logarithms of run lengths, that a line can be drawn through
 _BISECTIONS = 20
 # A life with answered alarms: streams, run lengths that each goes on for, and the longest run
 # length that is tried.
@@ -281,15 +283,24 @@ class _Passages:
         return int(np.searchsorted(self.run_lengths, run_length))
 
     def threshold(self, run_length: float) -> float:
-        """The threshold of a run length, on a straight line if it is too long to be counted."""
-        if run_length <= self.longest:
+        """The threshold of a run length, on a straight line if it is too long to be counted.
+
+        The line goes through the last decade of run lengths that are counted. Where held-out
+        windows are so calm that a statistic hardly ever leaves zero, and not even the shortest run
+        length is in there, it goes through the first decade that there is.
+        """
+        shortest = float(self.run_lengths[0])
+        if run_length <= max(self.longest, shortest):
             return float(self.levels[self.level(run_length)])
-        counted = (self.run_lengths >= self.longest / 10) & (self.run_lengths <= self.longest)
-        if counted.sum() < 2 or not np.ptp(self.run_lengths[counted]):  # no line through one point
-            return float(self.levels[-1])
+        start = max(self.longest / 10, shortest)
+        counted = (self.run_lengths >= start) & (self.run_lengths <= 10 * start)
         logarithms = np.log(self.run_lengths[counted])
-        slope, start = np.polyfit(logarithms, self.levels[counted], 1)
-        return float(start + slope * np.log(run_length))
+        if (
+            counted.sum() < 2 or np.ptp(logarithms) < _LEAST_SPAN
+        ):  # one strange recording, and nothing like it
+            return float(self.levels[-1])
+        slope, begin = np.polyfit(logarithms, self.levels[counted], 1)
+        return float(begin + slope * np.log(run_length))
 
 
 def _strangest(spread: Spread) -> float:

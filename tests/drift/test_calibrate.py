@@ -118,6 +118,33 @@ def test_run_lengths_too_long_to_believe_go_on_from_shorter_ones() -> None:
     assert per_decade.max() < 3 * per_decade.min()
 
 
+@pytest.mark.parametrize("people", [30, 60])
+def test_one_strange_person_among_calm_ones_raises_no_threshold(people: int) -> None:
+    """One in thirty is met less often than an alarm may come; only who asks for rarer ones than
+    that has to ask for as much as this one gives.
+    """
+    home = reference(np.random.default_rng(people), bouts=3 * people)
+    wearer = home.held_recording // 3
+    held = {
+        name: np.where(
+            wearer == 0,
+            np.quantile(scores, 0.99) + scores.std(),
+            np.median(scores) + 0.3 * (scores - np.median(scores)),
+        )
+        for name, scores in home.held.items()
+    }
+    home = replace(home, held_wearer=wearer, held=held)
+
+    def embedding(run_length: float) -> float:
+        asked = calibrate(home, run_length, bouts=(4, 16), first_share=1.0)
+        return thresholds(asked).thresholds["embedding"]
+
+    least, rare = embedding(500), embedding(500_000)
+    assert embedding(2_000) == embedding(10_000) == least
+    assert least < 20
+    assert 2 * least < rare < 200
+
+
 def test_errors_on_labelled_windows_cry_less_often_than_the_rest() -> None:
     home = replace(reference(np.random.default_rng(1)), errors=ErrorRate(20, 200))
     calibration = thresholds(calibrate(home, 300, bouts=(24, 24)))
