@@ -359,11 +359,12 @@ class AdaptConfig(_Section):
         default=600.0, gt=0, description="it is killed after so many seconds"
     )
     memory_budget_mb: int = Field(
-        default=1500,
+        default=1800,
         ge=64,
-        description="resident megabytes (of 2^20 bytes) of the training process, of which Python "
-        "and torch take some 350: steps are taken in parts that fit, or the cores are not trained "
-        "at all; beyond, it is killed. edgetuner bundle show BUNDLE --plan tells",
+        description="megabytes (of 2^20 bytes) that the training process may hold beside the "
+        "libraries it shares, of which Python and torch take some 150, with CUDA some 1300: steps "
+        "are taken in parts that fit, or the cores are not trained at all; beyond, it is killed. "
+        "edgetuner bundle show BUNDLE --plan tells",
     )
     min_available_mb: int = Field(
         default=300,

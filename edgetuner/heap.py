@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from pathlib import Path
 
 # Of mallopt(3), glibc.
@@ -29,10 +28,32 @@ def keep_freed_memory() -> bool:
     return all(mallopt(name, value) == 1 for name, value in asked)
 
 
-def resident_bytes(pid: int | str = "self") -> int | None:
-    """What a process holds in memory at present; None where the kernel does not tell."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
+def held_bytes(pid: int | str = "self") -> int | None:
+    """What a process holds in memory at present, without the pages of files; None where the kernel
+    does not tell.
+
+    The pages of files are libraries', gigabytes of them with CUDA: shared with everybody who has
+    loaded them, dropped where memory is short, and counted as available by the kernel.
+    """
+    known = _status(pid)
+    if "RssAnon" in known:
+        return known["RssAnon"] + known.get("RssShmem", 0)
+    return known.get("VmRSS")
+
+
+def most_held_bytes() -> int | None:
+    """The most that this process has ever held, likewise; the pages of files are those of now."""
+    known = _status("self")
+    if "VmHWM" not in known:
         return None
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return max(0, known["VmHWM"] - known.get("RssFile", 0))
+
+
+def _status(pid: int | str) -> dict[str, int]:
+    """The lines of proc_pid_status(5) that are in kilobytes, in bytes."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return {}
+    words = [line.split() for line in lines if line.endswith(" kB")]
+    return {name.rstrip(":"): int(kilobytes) * 1024 for name, kilobytes, _ in words}

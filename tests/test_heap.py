@@ -1,9 +1,15 @@
+import mmap
 import platform
 import resource
 import subprocess
 import sys
+import tempfile
 
 import pytest
+
+from edgetuner.heap import held_bytes, most_held_bytes
+
+_MB = 1024 * 1024
 
 CHILD = """
 import ctypes, resource, sys
@@ -41,3 +47,21 @@ def test_a_freed_block_is_taken_again_without_a_page_fault():
     assert kept
     page = resource.getpagesize()
     assert count < 4 * 1024 * 1024 // page  # of twenty blocks: fewer than one block has pages
+
+
+def test_what_is_held_counts_no_file_that_is_mapped():
+    before = held_bytes()
+    with tempfile.TemporaryFile() as file:
+        file.truncate(64 * _MB)
+        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as pages:
+            assert sum(pages[::4096]) == 0  # read, so that they are resident
+            assert abs(held_bytes() - before) < 32 * _MB
+            own = bytearray(64 * _MB)
+            own[::4096] = bytes([1]) * len(range(0, len(own), 4096))
+            assert held_bytes() - before > 60 * _MB
+            del own
+    assert most_held_bytes() - before > 60 * _MB
+
+
+def test_what_the_kernel_does_not_tell_is_absent():
+    assert held_bytes(2**22 + 1) is None  # no process has that number

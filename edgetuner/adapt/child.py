@@ -16,7 +16,7 @@ from typing import Any
 from edgetuner.adapt import job as jobs
 from edgetuner.adapt.job import Job
 from edgetuner.errors import AdaptationError, BudgetError
-from edgetuner.heap import resident_bytes
+from edgetuner.heap import held_bytes
 
 _LOOK_S = 0.2  # how often the child's memory is looked at
 _MB = 1024 * 1024
@@ -108,15 +108,15 @@ async def _listen(process: asyncio.subprocess.Process, name: str, progress: Prog
 
 
 async def _guard_memory(process: asyncio.subprocess.Process, budget_mb: int) -> None:
-    """Kills the child at its budget: a cgroup limit does not see CUDA memory on every board."""
+    """Kills the child at its budget. What it takes of a GPU is not seen here; it bounds that."""
     while process.returncode is None:
-        resident = resident_bytes(process.pid)
-        if resident is not None and resident > budget_mb * _MB:
+        held = held_bytes(process.pid)
+        if held is not None and held > budget_mb * _MB:
             process.kill()
             raise BudgetError(
                 "training needed more memory than it was given",
                 field="adapt.memory_budget_mb",
-                value=f"{resident // _MB} MB of {budget_mb} MB",
+                value=f"{held // _MB} MB of {budget_mb} MB",
                 remedy="raise it, or lower adapt.batch_size or adapt.max_windows",
             )
         with contextlib.suppress(asyncio.TimeoutError):

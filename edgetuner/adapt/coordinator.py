@@ -423,7 +423,7 @@ class Coordinator:
             self.last["rungs"] = self._trainer.progress.rungs
             self.last |= {
                 name: result[name]
-                for name in ("train_seconds", "trained_fraction", "core_norm", "peak_rss_bytes")
+                for name in ("train_seconds", "trained_fraction", "core_norm", "peak_held_bytes")
                 if name in result
             }
             if verdict.passed and candidate is not None:

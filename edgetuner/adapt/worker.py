@@ -19,7 +19,6 @@ import gc
 import json
 import os
 import re
-import resource
 import stat
 import sys
 import threading
@@ -47,7 +46,7 @@ from edgetuner.drift.life import bouts_of
 from edgetuner.drift.reference import Reference
 from edgetuner.errors import AdaptationError, BudgetError, EdgetunerError, UsageError
 from edgetuner.factories import build_module
-from edgetuner.heap import keep_freed_memory
+from edgetuner.heap import held_bytes, keep_freed_memory, most_held_bytes
 from edgetuner.inference import choose_device
 from edgetuner.models import embed
 from edgetuner.peft.suffixes import suffixes_to_keep
@@ -110,10 +109,9 @@ def run(job: Job, allow_factories: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _spent(start: float) -> dict[str, Any]:
-    return {
-        "train_seconds": round(time.perf_counter() - start, 3),
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }
+    held = most_held_bytes()
+    spent = {"train_seconds": round(time.perf_counter() - start, 3)}
+    return spent if held is None else {**spent, "peak_held_bytes": held}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -199,9 +197,11 @@ def _climb(module: nn.Module, material: Material, ask: jobs.Ask) -> list[Climbed
 
 def _climb_on_cuda(module: nn.Module, material: Material, ask: jobs.Ask) -> list[Climbed]:
     """The rungs on a GPU, where no cgroup sees the memory that is taken."""
-    total = torch.cuda.get_device_properties(0).total_memory
+    gpu = torch.cuda.get_device_properties(0)
     budget = ask.settings.memory_budget_mb * _MB
-    torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total))
+    if gpu.is_integrated:  # the GPU of a Jetson has no memory but the CPU's
+        budget = max(0, budget - (held_bytes() or 0))
+    torch.cuda.set_per_process_memory_fraction(min(1.0, budget / gpu.total_memory))
     there = copy.deepcopy(module).to("cuda"), material.to("cuda")
     climbed = list(climb(*there, ask.settings, _report, ask.gate))  # each starts from the last
     return [

@@ -150,8 +150,8 @@ def last(data: Data) -> str | None:
         f"{cell(about.get('train_seconds'))} s of training",
         f"{percent(about.get('trained_fraction'), 2)} of the weights trained",
     ]
-    if about.get("peak_rss_bytes"):
-        facts.append(f"{size(about['peak_rss_bytes'])} of memory")
+    if about.get("peak_held_bytes"):
+        facts.append(f"{size(about['peak_held_bytes'])} of memory")
     return f"rung {_of(about, 'rung')} {verdict}: {_of(gate, 'reason')} ({', '.join(facts)})"
 
 

@@ -108,7 +108,7 @@ async def _watched(
     job: Job, progress: Any, allow_factories: tuple[str, ...], proc: Proc
 ) -> tuple[dict[str, Any], int | None]:
     """The result, and by how many bytes less was available in between: on a board whose GPU has no
-    memory of its own, what a process takes there is not among its resident pages.
+    memory of its own, what a process takes there is not among its pages.
     """
     before = least = proc.read()["memory_available_bytes"]
 
@@ -130,21 +130,21 @@ async def _watched(
 
 
 def _trained(result: dict[str, Any], config: Config, taken: int | None) -> Diagnosis:
-    seconds, peak = result["train_seconds"], result["peak_rss_bytes"]
+    seconds, peak = result["train_seconds"], result.get("peak_held_bytes")
     where = result.get("device", "cpu")
     facts = {
         "rung": result["rung"],
         "trained_fraction": result["trained_fraction"],
         "device": where,
         "train_seconds": seconds,
-        "peak_rss_bytes": peak,
         "rungs": {rung["rung"]: rung["seconds"] for rung in result["rungs"]},
-    } | ({} if taken is None else {"available_bytes_taken": taken})
+    }
+    measured = {"peak_held_bytes": peak, "available_bytes_taken": taken}
+    facts |= {name: size for name, size in measured.items() if size is not None}
     budget = config.adapt.memory_budget_mb
-    said = (
-        f"{100 * result['trained_fraction']:.2f} % of the weights in {seconds:.1f} s on {where}, "
-        f"{peak // _MB} of {budget} MB resident"
-    )
+    said = f"{100 * result['trained_fraction']:.2f} % of the weights in {seconds:.1f} s on {where}"
+    if peak is not None:
+        said += f", {peak // _MB} of {budget} MB"
     if taken is not None and taken > budget * _MB:
         said += f", but {taken // _MB} MB less were available: raise adapt.min_available_mb"
         return Diagnosis("training", "note", said, facts)

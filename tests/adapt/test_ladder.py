@@ -140,7 +140,7 @@ def test_a_tight_budget_makes_the_steps_smaller_and_changes_nothing_else(
     planned = CORES.plan(adapter, material.x[:1])
     room = planned.peak_bytes(2) - planned.weights_bytes
     spent = settings.memory_budget_mb * 2**20 - CORES._AFTERWARDS - int(CORES._HEAP * (room + 1))
-    monkeypatch.setattr(CORES, "resident_bytes", lambda: spent)
+    monkeypatch.setattr(CORES, "held_bytes", lambda: spent)
     parts = RUNGS["cores"](Reached(base), material, settings, silent)
     facts = parts.facts
     assert (facts["micro_batch"], facts["prefix_cached"]) == (2, False)

@@ -316,7 +316,7 @@ def test_training_that_fails_on_cuda_is_done_again_on_the_cpu_unless_cuda_was_de
 ) -> None:
     told: list[dict[str, Any]] = []
     climb = worker.climb
-    device = type("Device", (), {"total_memory": 8 * 2**30})
+    device = type("Device", (), {"total_memory": 8 * 2**30, "is_integrated": 0})
     monkeypatch.setattr(worker, "choose_device", lambda _: "cuda")
     monkeypatch.setattr(worker, "_report", lambda rung, **facts: told.append({rung: facts}))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: device)
@@ -340,6 +340,22 @@ def test_training_that_fails_on_cuda_is_done_again_on_the_cpu_unless_cuda_was_de
     assert "version" in result and result["rungs"]
     failed = told.index({"cpu": {"why": "NVML_SUCCESS == r INTERNAL ASSERT FAILED"}})
     assert told[failed + 1] == {"forgotten": {}}
+
+
+@pytest.mark.parametrize("integrated", [0, 1])
+def test_a_gpu_without_memory_of_its_own_has_to_share_the_budget(
+    integrated: int, tmp_path: Path, wave_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed: list[float] = []
+    gpu = type("Device", (), {"total_memory": 8 * 2**30, "is_integrated": integrated})
+    monkeypatch.setattr(worker, "choose_device", lambda _: "cuda")
+    monkeypatch.setattr(worker, "held_bytes", lambda: 476 << 20)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", allowed.append)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_: self)
+    monkeypatch.setattr(worker.Material, "to", lambda self, _: self)
+    worker.run(job(tmp_path, wave_bundle, QUICK.model_copy(update={"memory_budget_mb": 1500})))
+    assert allowed == [(1024 if integrated else 1500) / 8192]
 
 
 def test_cores_can_be_trained_in_brain_floats(tmp_path: Path, wave_bundle: Path) -> None:

@@ -41,7 +41,7 @@ LAST = {
     "gate": {"passed": True, "reason": "macro-F1 0.300 -> 0.900 on 20 windows, p = 0.01"},
     "train_seconds": 3.5,
     "trained_fraction": 0.0131,
-    "peak_rss_bytes": 4.0e8,
+    "peak_held_bytes": 4.0e8,
 }
 STATUS: dict[str, Any] = {
     "state": {"state": "drifted", "model": "m-1", "device": "cpu", "uptime_s": 65, "backlog": 0},

@@ -26,7 +26,7 @@ def test_all_of_the_ladder_is_climbed_in_the_real_process(wave_bundle: Path) -> 
     assert found.state == "ok" and not notes, found
     assert list(found.facts["rungs"]) == ["head", "unlabelled", "statistics", "cores"]
     assert 0 < found.facts["trained_fraction"] <= 0.3
-    assert found.facts["peak_rss_bytes"] > 50 << 20
+    assert found.facts["peak_held_bytes"] > 50 << 20
     assert found.facts["train_seconds"] > 0
 
 

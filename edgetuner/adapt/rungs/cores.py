@@ -16,7 +16,7 @@ from edgetuner.adapt.rungs.reached import Reached, Report
 from edgetuner.adapt.train import train_cores, uses_graph
 from edgetuner.config import AdaptConfig
 from edgetuner.errors import BudgetError
-from edgetuner.heap import resident_bytes
+from edgetuner.heap import held_bytes
 from edgetuner.peft.layout import kernels_innermost
 from edgetuner.peft.lean_lora_edge import LeanLoraEdge
 from edgetuner.peft.plan import Course, Plan, plan
@@ -132,7 +132,7 @@ def course_of(planned: Plan, windows: int, settings: AdaptConfig) -> Course:
     Raises:
         BudgetError: not even one window fits.
     """
-    held = resident_bytes() or 0
+    held = held_bytes() or 0
     free = settings.memory_budget_mb * _MB - held - _AFTERWARDS
     try:
         # the weights are among what is held
