@@ -327,7 +327,7 @@ class EdgeTuner(Policy):
         config = Config.model_validate({**_SETTINGS, "state_dir": folder / "state"})
         manifest = version.manifest
         registry = Registry(config.state_dir / "models", config.registry.keep)
-        registry.start_champion(registry.add(version.bundle.path))
+        registry.install(registry.add(version.bundle.path))
         store = Store.open(
             None,
             shape=(len(manifest.channels), manifest.length),

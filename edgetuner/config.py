@@ -483,7 +483,8 @@ class Config(_Section):
     )
     bundle: Path | None = Field(
         default=None,
-        description="the first champion; needed until the state directory holds a version",
+        description="the first champion, needed until the state directory holds a version; another "
+        "one here takes the champion's place at the next start, and a rollback takes it back",
     )
     sockets: SocketsConfig = Field(default_factory=SocketsConfig)
     security: SecurityConfig = Field(default_factory=SecurityConfig)

@@ -40,7 +40,7 @@ class Registry:
 
     Args:
         root: the folder; made if it is missing.
-        keep: versions kept by `prune` besides the aliased ones and the first champion.
+        keep: versions kept by `prune` besides the aliased ones and the one that was installed.
     """
 
     def __init__(self, root: Path, keep: int = 5) -> None:
@@ -142,9 +142,34 @@ class Registry:
 
     # ------------------------------------------------------------------ the life of a version
 
-    def start_champion(self, version: str) -> None:
-        """The first champion."""
-        self._move(Aliases(champion=version), "installed", version, "the configured bundle")
+    def installed(self) -> str | None:
+        """The configured bundle that became champion last; all adaptations since began with it."""
+        versions = (
+            e["version"] for e in reversed(self.history()) if e.get("action") == "installed"
+        )
+        return next(versions, None)
+
+    def replaces(self, bundle: Path) -> bool:
+        """Whether a configured bundle takes the champion's place: it is another one than was
+        installed last. One that is gone since does not.
+
+        Raises:
+            BundleError: its manifest is damaged.
+            RegistryError: it was made for another task than the champion.
+        """
+        last = self.installed()
+        if last is None or not bundle.exists():
+            return False
+        manifest = read_manifest(bundle)
+        if manifest.version == last:
+            return False
+        check_same_task(manifest, self.manifest("champion"))
+        return True
+
+    def install(self, version: str) -> None:
+        """A configured bundle becomes champion; the champion, if there is one, previous."""
+        aliases = Aliases(champion=version, previous=self.aliases.champion)
+        self._move(aliases, "installed", version, "the configured bundle")
 
     def begin_probation(self, version: str, reason: str) -> None:
         """The candidate goes live."""
@@ -206,11 +231,11 @@ class Registry:
 
     def prune(self) -> list[str]:
         """Deletes what is beyond `keep` and no alias names, and returns the ids: first versions
-        that proved nothing, oldest first, then those that proved themselves longest ago. The first
-        champion stays: everything else can be trained again.
+        that proved nothing, oldest first, then those that proved themselves longest ago. The one
+        that was installed stays: everything else can be trained again.
         """
-        proven, first = self.proven(), self._first_champion()
-        named = {*asdict(self.aliases).values(), first}
+        proven = self.proven()
+        named = {*asdict(self.aliases).values(), self.installed()}
         spare = [version for version in self.ids() if version not in named]
         spare.sort(key=lambda v: -proven.index(v) if v in proven else -len(self.ids()))
         gone = spare[: max(0, len(spare) - self._keep)]
@@ -245,11 +270,11 @@ class Registry:
         history, held = self.history(), set(self.ids())
         if len(history) <= _HISTORY:
             return
-        first = next((e for e in history if e.get("action") == "installed"), None)
+        installed = [entry for entry in history if entry.get("action") == "installed"]
         kept = [
             entry
             for place, entry in enumerate(history)
-            if entry is first
+            if entry in installed[-1:]
             or place >= len(history) - _HISTORY // 2
             or entry.get("version") in held
         ]
@@ -258,10 +283,6 @@ class Registry:
             staging.write_text("".join("\n" + json.dumps(entry) for entry in kept))
             _sync(staging)
             staging.replace(self._history_file)
-
-    def _first_champion(self) -> str | None:
-        installed = (e["version"] for e in self.history() if e.get("action") == "installed")
-        return next(installed, None)
 
     def _move(self, aliases: Aliases, action: str, version: str, reason: str) -> None:
         staging = self._aliases_file.with_suffix(".incoming")
@@ -304,6 +325,19 @@ class Registry:
 _HISTORY = 2000  # entries; of more only the newer half, and what is of versions that are there
 _PROVES = ("installed", "promoted", "kept")
 _ALIASES = ("champion", "candidate", "previous", "beside")
+
+
+def check_same_task(found: Manifest, wanted: Manifest) -> None:
+    """RegistryError if one version cannot take the place of another."""
+    for name in ("classes", "channels", "length", "hz"):
+        ours, theirs = getattr(found, name), getattr(wanted, name)
+        if ours != theirs:
+            raise RegistryError(
+                "another task than that of the live model",
+                field=f"{found.version}: {name}",
+                value=ours,
+                remedy=f"choose a version with {theirs}, or give it a state_dir of its own",
+            )
 
 
 def _sync(path: Path) -> None:

@@ -98,7 +98,7 @@ async def replay(
         )
     config = config.model_copy(update={"state_dir": state_dir})
     registry = Registry(state_dir / "models", config.registry.keep)
-    registry.start_champion(registry.add(bundle))
+    registry.install(registry.add(bundle))
     limit_threads(config.inference.threads)
     device = choose_device(config.inference.device)
     version = ModelVersion.load(

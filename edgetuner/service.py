@@ -111,18 +111,15 @@ class Service:
         self._registry.sweep()
         limit_threads(config.inference.threads)
         self._device = choose_device(config.inference.device)
-        version = ModelVersion.load(
-            self._champion(),
-            device=self._device,
-            allow_factories=config.inference.allow_factories,
-            drift=config.drift,
-        )
-        serving, watch = Serving(version, self._beside()), watch_with(config, version)
+        version = self._first_version()
+        installed = version.id == self._registry.aliases.champion
+        serving = Serving(version, self._beside() if installed else ())
+        watch = watch_with(config, version)
         cache = LabelCache() if config.inference.label_cache else None
         self._pipeline = Pipeline(_store(config, version), serving, watch, cache)
         stack.push_async_callback(self._pipeline.close)
-        if self._registry.aliases.champion is None:  # only now is it known to serve
-            self._registry.start_champion(version.id)
+        if not installed:  # only now is it known to serve
+            self._registry.install(version.id)
         self._assemble()
 
     def _bind(self) -> None:
@@ -158,9 +155,9 @@ class Service:
             return ()
         return (loaded,)
 
-    def _champion(self) -> Path:
-        """The folder of the version to come up with: the last proven one, or the configured
-        bundle.
+    def _first_version(self) -> ModelVersion:
+        """The version to come up with: the last proven one, or a configured bundle that has not
+        been installed yet.
         """
         registry, bundle = self._registry, self.config.bundle
         if registry.aliases.champion is None:
@@ -170,17 +167,36 @@ class Service:
                     field="bundle",
                     remedy="make one with `edgetuner bundle create`",
                 )
-            try:
-                return registry.path(registry.add(bundle))
-            except BundleError as error:
-                raise BundleError(
-                    "cannot be taken", field="bundle", value=str(bundle), remedy=str(error)
-                ) from None
+            return self._taken(bundle)
         if registry.aliases.candidate is not None:
             registry.end_probation(
                 "the service ended before it had proved itself", interrupted=True
             )
-        return registry.path("champion")
+        try:
+            if bundle is not None and registry.replaces(bundle):
+                return self._taken(bundle)
+        except EdgetunerError as error:  # what served until now goes on
+            self._log.event("event.trouble", {"error": error.to_wire()})
+        return self._loaded("champion")
+
+    def _taken(self, bundle: Path) -> ModelVersion:
+        """A configured bundle, copied in; it is able to serve and to be watched."""
+        try:
+            version = self._loaded(self._registry.add(bundle))
+        except BundleError as error:
+            raise BundleError(
+                "cannot be taken", field="bundle", value=str(bundle), remedy=str(error)
+            ) from None
+        watch_with(self.config, version)
+        return version
+
+    def _loaded(self, version: str) -> ModelVersion:
+        return ModelVersion.load(
+            self._registry.path(version),
+            device=self._device,
+            allow_factories=self.config.inference.allow_factories,
+            drift=self.config.drift,
+        )
 
     def _assemble(self) -> None:
         config = self.config

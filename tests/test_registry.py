@@ -51,7 +51,7 @@ def test_a_tampered_bundle_is_not_taken_in(
 
 @pytest.mark.parametrize("name", ["nobody", "candidate", "..", "", ".hidden", "../../etc"])
 def test_an_unknown_version_is_refused(registry: Registry, made: list[Path], name: str) -> None:
-    registry.start_champion(registry.add(made[0]))
+    registry.install(registry.add(made[0]))
     with pytest.raises(RegistryError) as refused:
         registry.path(name)
     assert refused.value.field == "version" and refused.value.remedy
@@ -61,7 +61,7 @@ def test_aliases_follow_the_life_of_a_version_over_restarts(
     tmp_path: Path, registry: Registry, made: list[Path]
 ) -> None:
     a, b, c = (registry.add(path) for path in made[:3])
-    registry.start_champion(a)
+    registry.install(a)
     registry.begin_probation(b, "it proved better")
     assert registry.aliases == reopened(tmp_path).aliases == Aliases(a, b, None)
     registry.promote(b, "it held")
@@ -84,14 +84,14 @@ def test_aliases_follow_the_life_of_a_version_over_restarts(
 
 def test_promoting_the_champion_ends_a_probation(registry: Registry, made: list[Path]) -> None:
     a, b = (registry.add(path) for path in made[:2])
-    registry.start_champion(a)
+    registry.install(a)
     registry.begin_probation(b, "")
     registry.promote(a, "keep it")
     assert registry.aliases == Aliases(a, None, None)
 
 
 def test_there_may_be_nothing_to_go_back_to(registry: Registry, made: list[Path]) -> None:
-    registry.start_champion(registry.add(made[0]))
+    registry.install(registry.add(made[0]))
     with pytest.raises(RegistryError, match="no previous version"):
         registry.restore_previous("")
 
@@ -100,7 +100,7 @@ def test_proven_versions_are_told_the_latest_first(
     tmp_path: Path, registry: Registry, made: list[Path]
 ) -> None:
     a, b, c, d, e = (registry.add(path) for path in made)
-    registry.start_champion(a)
+    registry.install(a)
     for version in (b, c, d):
         registry.begin_probation(version, "")
         registry.promote(version, "")
@@ -124,7 +124,7 @@ def test_a_previous_version_on_probation_is_shown_as_the_candidate(
     registry: Registry, made: list[Path]
 ) -> None:
     a, b = (registry.add(path) for path in made[:2])
-    registry.start_champion(a)
+    registry.install(a)
     registry.promote(b, "")
     registry.begin_probation(a, "it knows this")
     assert {row["version"]: row["alias"] for row in registry.rows()} == {
@@ -133,11 +133,39 @@ def test_a_previous_version_on_probation_is_shown_as_the_candidate(
     }
 
 
-def test_pruning_takes_what_proved_nothing_first_and_never_the_first_champion(
+def test_a_configured_bundle_replaces_the_champion_unless_it_was_installed_last(
+    tmp_path: Path, registry: Registry, made: list[Path]
+) -> None:
+    assert not registry.replaces(made[0]), "there is nothing to replace"
+    a, b = (registry.add(path) for path in made[:2])
+    registry.install(a)
+    registry.promote(b, "adapted")
+    assert not registry.replaces(made[0])
+    assert not registry.replaces(tmp_path / "gone")
+    assert registry.replaces(made[2])
+    c = registry.add(made[2])
+    registry.install(c)
+    assert registry.aliases == Aliases(champion=c, previous=b)
+    assert reopened(tmp_path).installed() == c
+    assert registry.replaces(made[0]) and not registry.replaces(made[2])
+
+
+def test_a_bundle_for_another_task_replaces_nothing(
+    tmp_path: Path, registry: Registry, made: list[Path]
+) -> None:
+    registry.install(registry.add(made[0]))
+    good = Bundle.load(made[0])
+    faster = good.manifest.description.model_copy(update={"hz": 400.0})
+    write_bundle(tmp_path / "faster", good, faster, prefix="faster")
+    with pytest.raises(RegistryError, match=r"hz: another task"):
+        registry.replaces(tmp_path / "faster")
+
+
+def test_pruning_takes_what_proved_nothing_first_and_never_what_was_installed(
     registry: Registry, made: list[Path]
 ) -> None:
     a, b, c, d, e = (registry.add(path) for path in made)
-    registry.start_champion(a)
+    registry.install(a)
     registry.promote(b, "")
     registry.promote(c, "")
     registry.promote(e, "")
@@ -152,7 +180,7 @@ def test_pruning_takes_what_proved_nothing_first_and_never_the_first_champion(
 def test_pruning_spares_what_an_alias_names(registry: Registry, made: list[Path]) -> None:
     versions = [registry.add(path) for path in made]
     oldest, second = registry.ids()[:2]
-    registry.start_champion(oldest)
+    registry.install(oldest)
     registry.promote(second, "")
     gone = registry.prune()
     assert len(gone) == len(versions) - 2 - 2
@@ -165,7 +193,7 @@ def test_a_torn_line_costs_the_history_one_entry(
     tmp_path: Path, registry: Registry, made: list[Path]
 ) -> None:
     a, b = (registry.add(path) for path in made[:2])
-    registry.start_champion(a)
+    registry.install(a)
     history = tmp_path / "models" / "history.jsonl"
     history.write_bytes(history.read_bytes() + b'\n{"t": 1.5, "acti\xff')
     registry.promote(b, "after the loss of power")
@@ -183,7 +211,7 @@ def test_a_long_history_forgets_versions_that_are_gone(
 
     monkeypatch.setattr(module, "_HISTORY", 20)
     a, b = (registry.add(path) for path in made[:2])
-    registry.start_champion(a)
+    registry.install(a)
     lines = [
         json.dumps({"t": n, "action": "swapped in", "version": f"gone-{n}", "reason": ""})
         for n in range(30)
@@ -194,7 +222,7 @@ def test_a_long_history_forgets_versions_that_are_gone(
     registry.prune()
     left = [entry["version"] for entry in registry.history()]
     assert left[0] == a and left[-1] == b and len(left) == 11
-    assert registry._first_champion() == a
+    assert registry.installed() == a
     assert reopened(tmp_path).aliases.champion == b
 
 

@@ -78,6 +78,54 @@ def test_a_bundle_that_cannot_serve_is_not_kept(live: Live, wave_bundle: Path) -
     assert live.terminate() == 0
 
 
+def other(live: Live, bundle: Path, **changes: object) -> tuple[Path, str]:
+    """Another bundle of the same weights, and its version."""
+    good = Bundle.load(bundle)
+    description = good.manifest.description.model_copy(update={"metrics": {}, **changes})
+    folder = live.folder / "other"
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder, write_bundle(folder, good, description, prefix="other").version
+
+
+def restarted(live: Live) -> str:
+    """The version that the service comes up with again."""
+    assert live.terminate() == 0
+    live.start()
+    return str(live.call("status")["state"]["model"])
+
+
+def test_another_bundle_takes_the_place_of_the_champion_once(live: Live, wave_bundle: Path) -> None:
+    first = Bundle.load(wave_bundle).version
+    live.start()
+    folder, version = other(live, wave_bundle)
+    live.write_config(bundle=str(folder))
+    assert restarted(live) == version
+    assert live.call("models.rollback")["live"] == first
+    assert restarted(live) == first, "what was taken back is not installed again"
+    shutil.rmtree(folder)
+    assert restarted(live) == first
+    live.write_config(bundle=str(wave_bundle))
+    assert restarted(live) == first
+    assert live.terminate() == 0
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_another_bundle_that_cannot_take_its_place_leaves_the_champion(
+    live: Live, wave_bundle: Path, damaged: bool
+) -> None:
+    first = Bundle.load(wave_bundle).version
+    live.start()
+    folder, version = other(live, wave_bundle, **({} if damaged else {"hz": 400.0}))
+    if damaged:
+        (folder / "weights.safetensors").write_bytes(b"")
+    live.write_config(bundle=str(folder))
+    assert restarted(live) == first
+    said = live.log.read_text()
+    assert "trouble" in said
+    assert ("weights.safetensors" if damaged else f"{version}: hz") in said
+    assert live.terminate() == 0
+
+
 def test_a_port_in_use(live: Live) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"

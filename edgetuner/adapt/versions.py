@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Callable
 
 from edgetuner.config import Config
-from edgetuner.errors import RegistryError
 from edgetuner.inference import ModelVersion
 from edgetuner.pipeline import Pipeline, watch_with
-from edgetuner.registry import Registry
+from edgetuner.registry import Registry, check_same_task
 
 
 class Versions:
@@ -48,7 +47,7 @@ class Versions:
                 drift=config.drift,
             )
         )
-        _check_same_task(loaded, self._pipeline.version)
+        check_same_task(loaded.manifest, self._pipeline.version.manifest)
         watch_with(config, loaded)
         return loaded
 
@@ -60,15 +59,3 @@ class Versions:
         present = {version.id for version in (serving.version, *serving.beside)}
         proven = [version for version in self._registry.proven() if version not in present]
         return proven[: self._config().adapt.reuse]
-
-
-def _check_same_task(version: ModelVersion, live: ModelVersion) -> None:
-    for name in ("classes", "channels", "length", "hz"):
-        found, wanted = getattr(version.manifest, name), getattr(live.manifest, name)
-        if found != wanted:
-            raise RegistryError(
-                "another task than that of the live model",
-                field=f"{version.id}: {name}",
-                value=found,
-                remedy=f"choose a version with {wanted}",
-            )

@@ -37,6 +37,7 @@ def model_path(config: Config) -> Path:
 
     Raises:
         ConfigError: there is none.
+        BundleError, RegistryError: a configured bundle that is new cannot be taken.
         AccessError: the registry cannot be read by whoever runs this.
     """
     models = config.state_dir / "models"
@@ -50,7 +51,9 @@ def model_path(config: Config) -> Path:
             )
     if os.access(models / "versions", os.F_OK):
         registry = Registry(models, config.registry.keep)
-        if registry.aliases.champion is not None:
+        if registry.aliases.champion is not None and not (
+            config.bundle is not None and registry.replaces(config.bundle)
+        ):
             return registry.path("champion")
     if config.bundle is None:
         raise ConfigError(

@@ -63,7 +63,7 @@ class Stage:
         self.now = 0.0
         self.published: list[tuple[str, dict[str, Any]]] = []
         self.registry = Registry(folder / "models")
-        self.registry.start_champion(self.registry.add(base))
+        self.registry.install(self.registry.add(base))
         self.champion = pipeline.version.id
         self.trainings: list[Job] = []
         self.allowed: list[tuple[str, ...]] = []

@@ -34,7 +34,7 @@ class Past:
         self.drifts = Drifts()
         self.registry = Registry(folder / "models")
         self.ids = [self.registry.add(bundle)]
-        self.registry.start_champion(self.ids[0])
+        self.registry.install(self.ids[0])
         for n in (1, 2):
             renamed(self.registry.path(self.ids[-1]), folder / f"v{n}", f"a{n}")
             self.ids.append(self.registry.add(folder / f"v{n}"))

@@ -134,7 +134,7 @@ def play(wave_bundle: Path, tmp_path: Path) -> Callable[..., None]:
         config = Config.model_validate(merged(SETTINGS, over) | {"state_dir": tmp_path})
         version = ModelVersion.load(wave_bundle)
         registry = Registry(tmp_path / "models", config.registry.keep)
-        registry.start_champion(registry.add(wave_bundle))
+        registry.install(registry.add(wave_bundle))
         store = Store.open(tmp_path / "windows.db", shape=(3, 32), classes=waves.CLASSES)
         pipeline = Pipeline(store, Serving(version), watch_with(config, version))
         life = Life(pipeline, registry, config)

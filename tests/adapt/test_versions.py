@@ -22,7 +22,7 @@ from tests.adapt.material import renamed  # noqa: E402
 @pytest.fixture
 def registry(tmp_path: Path, wave_bundle: Path) -> Registry:
     registry = Registry(tmp_path / "models")
-    registry.start_champion(registry.add(wave_bundle))
+    registry.install(registry.add(wave_bundle))
     return registry
 
 

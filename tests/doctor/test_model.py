@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from edgetuner.bundle import Bundle
+from edgetuner.bundle import Bundle, write_bundle
 from edgetuner.config import parse_config
 from edgetuner.doctor import model
 from edgetuner.errors import BundleError, ConfigError, ModelError
@@ -27,8 +27,20 @@ def test_the_champion_is_looked_at_before_the_bundle(wave_bundle: Path, tmp_path
     registry = Registry(tmp_path / "models")
     config = parse_config({"bundle": "/nowhere", "state_dir": str(tmp_path)})
     assert model.model_path(config) == Path("/nowhere"), "there is no champion yet"
-    registry.start_champion(registry.add(wave_bundle))
+    registry.install(registry.add(wave_bundle))
     assert model.model_path(config).parent == tmp_path / "models/versions"
+
+
+def test_another_bundle_is_looked_at_that_will_take_its_place(
+    wave_bundle: Path, tmp_path: Path
+) -> None:
+    registry = Registry(tmp_path / "models")
+    registry.install(registry.add(wave_bundle))
+    good, other = Bundle.load(wave_bundle), tmp_path / "other"
+    write_bundle(other, good, good.manifest.description, prefix="other")
+    for bundle in (wave_bundle, other):
+        config = parse_config({"bundle": str(bundle), "state_dir": str(tmp_path)})
+        assert (model.model_path(config) == other) == (bundle == other)
 
 
 def test_without_any_model_the_key_is_named(tmp_path: Path) -> None:
