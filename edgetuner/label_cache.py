@@ -77,7 +77,8 @@ class LabelCache:
     learned for good: that is left to training.
 
     As long as adaptations go back to the same version a swap leaves the cache as it is; with
-    another one it begins anew. It is in memory alone, and for one thread.
+    another one it begins anew. It is in memory alone, and for one thread; labels on record can be
+    heard again.
     """
 
     def __init__(self) -> None:

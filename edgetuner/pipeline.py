@@ -31,6 +31,7 @@ _T = TypeVar("_T")
 StreamKey = tuple[str, str]
 Told = tuple[LabelEntry, LabelReceipt]
 _TURN = 16  # labelled windows that are predicted anew between two live batches
+_REMEMBERED = 512  # labelled windows that are heard of again after a restart
 _SLICE = 64  # windows read while nothing else can be committed: some milliseconds
 
 
@@ -101,6 +102,29 @@ class Pipeline:
         inferred, findings = await self.infer(windows)
         predicted, more = await self.record(inferred)
         return predicted, findings + more
+
+    async def remember(self) -> None:
+        """Lets the cache hear the latest labels on record again, after a restart.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        cache = self._cache
+        if cache is None:
+            return
+        streams = await self.stored(lambda store: list(store.streams()))
+        said = await self.context(dict.fromkeys(streams, 0), _REMEMBERED, labelled=True)
+
+        def hear(some: slice) -> None:
+            anchor = self._serving.anchor
+            keys = [said.keys[stream] for stream in said.stream[some].tolist()]
+            seqs, times, labels = (
+                column[some].tolist() for column in (said.seq, said.t_ns, said.y)
+            )
+            cache.hear(anchor, anchor.predict(said.x[some]), keys, seqs, times, labels)
+
+        for start in range(0, len(said), _SLICE):
+            await self.modelled(partial(hear, slice(start, start + _SLICE)))
 
     async def infer(self, windows: Sequence[Window]) -> tuple[list[Predicted], list[Finding]]:
         """Predicts a batch on the live version and watches for drift; nothing is on record yet."""

@@ -64,6 +64,7 @@ class Service:
         self._heed_signals()
         async with contextlib.AsyncExitStack() as stack:
             await self._start(stack)
+            await self._pipeline.remember()
             recovered = await self._recovered()
             if recovered is None:
                 return

@@ -177,6 +177,26 @@ def test_labels_answer_for_the_next_windows_like_theirs(
     play(scene)
 
 
+def test_labels_on_record_answer_again_after_a_restart(
+    version: ModelVersion, tmp_path: Path
+) -> None:
+    async def life(first: int, remember: bool) -> set[tuple[int, int | None]]:
+        store = Store.open(tmp_path / "windows.db", shape=(3, 32), classes=waves.CLASSES)
+        pipeline = Pipeline(store, Serving(version), watch_with(Config(), version), LabelCache())
+        try:
+            if remember:
+                await pipeline.remember()
+            told = await answered(pipeline, alike(first, 8))
+            await pipeline.label([LabelEntry("c", "s", n, 2, n) for n in range(first, first + 8)])
+            return {(p.predicted, p.overruled) for p in told}
+        finally:
+            await pipeline.close()
+
+    assert asyncio.run(life(0, remember=True)) == {(0, None)}, "there is nothing on record"
+    assert asyncio.run(life(8, remember=False)) == {(0, None)}
+    assert asyncio.run(life(16, remember=True)) == {(2, 0)}
+
+
 def test_others_would_have_been_overruled_by_the_same_labels(play: Callable[[Scene], None]) -> None:
     async def scene(pipeline: Pipeline) -> None:
         await answered(pipeline, alike(0, 8))
