@@ -390,14 +390,19 @@ class GateConfig(_Section):
     """What a candidate has to prove on windows that it was not trained on."""
 
     min_windows: int = Field(default=10, ge=4, description="held-out labelled windows needed")
-    min_gain: float = Field(default=0.02, ge=0, description="macro-F1 that it must be better by")
+    min_gain: float = Field(
+        default=0.02,
+        ge=0,
+        description="macro-F1 that it must be better by, and accuracy that it must be shown to be "
+        "better by: of twenty windows six that it alone gets right, of a hundred eight",
+    )
     max_p_value: float = Field(
         default=0.1,
         gt=0,
         lt=1,
         description="chance that a candidate which is no better than the champion passes, however "
         "many labels it is given; 1 / it is the evidence asked for it: five windows that it alone "
-        "gets right, or eight against one",
+        "gets right, or eight against one, before min_gain has its say",
     )
     max_class_loss: float = Field(
         default=0.2,

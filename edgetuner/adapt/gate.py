@@ -30,7 +30,8 @@ class Verdict:
         windows: how many held-out windows it rests on.
         champion_f1, candidate_f1: macro-F1 over the classes among those windows, 0 to 1.
         evidence: that the candidate is better; see `evidence`.
-        gain_low: accuracy by which the candidate is better at least; see `least_gain`.
+        gain_low: accuracy by which the candidate is better at least; see `least_gain`. That too has
+            to be as much as is asked: a swap that may be worth next to nothing is all risk.
         confidence: of that, 0 to 1.
         worst_class, worst_class_loss: the class that lost most of its recall, and how much.
         source_champion_f1, source_candidate_f1: on the guards of the source, under `retain`.
@@ -83,9 +84,14 @@ def judge(
         reason = (
             f"{scores} may be chance: evidence {told:.1f}, {1 / settings.max_p_value:.3g} is asked"
         )
+    elif low < settings.min_gain:
+        reason = (
+            f"{scores} may be less: accuracy {low:+.3f} at least ({100 * confidence:.4g} % sure), "
+            f"+{settings.min_gain:.3f} is asked"
+        )
     else:
         reason = f"{scores}, accuracy {low:+.3f} at least ({100 * confidence:.4g} % sure)"
-    passed = gain >= settings.min_gain and enough
+    passed = min(gain, low) >= settings.min_gain and enough
     verdict = Verdict(passed, reason, len(y), champion_f1, candidate_f1, told, low, confidence)
     return _floored(verdict, y, better, worse, settings, classes)
 

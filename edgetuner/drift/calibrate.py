@@ -42,7 +42,7 @@ _BISECTIONS = 20
 # A life with answered alarms: streams, run lengths that each goes on for, and the longest run
 # length that is tried.
 _LIVES, _LIFE, _TRIED = 40, 3, 10_000
-_FIRST_SHARES = (1.0, 0.5, 0.25, 0.125)
+_FIRST_SHARES = (1.0, 0.71, 0.5, 0.35, 0.25, 0.18, 0.125)
 _RECORDINGS = 8  # held out, over that share: the few that are played come again sooner than in life
 # Held-out windows are known to their own reference, later ones are stranger: on synthetic streams,
 # where nothing else differs, alarms come this much sooner than simulated.

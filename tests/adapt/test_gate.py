@@ -46,6 +46,18 @@ def test_a_candidate_that_proves_too_little_is_refused(
     assert not verdict.passed and reason in verdict.reason
 
 
+@pytest.mark.parametrize(("wins", "passes"), [(5, False), (6, True)])
+def test_what_is_asked_has_to_be_shown(wins: int, passes: bool) -> None:
+    """Five windows are evidence, of a gain that may be next to nothing."""
+    asked = GateConfig(min_windows=8, min_gain=0.02, max_p_value=0.1)
+    verdict = judge(Y, wrong_at(wins), wrong_at(0), asked)
+    assert verdict.evidence is not None and verdict.evidence > 10
+    assert verdict.passed is passes
+    assert passes or "accuracy +0.003 at least (90 % sure), +0.020 is asked" in verdict.reason
+    lenient = asked.model_copy(update={"min_gain": 0.0})
+    assert judge(Y, wrong_at(wins), wrong_at(0), lenient).passed
+
+
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30))
 def test_the_least_gain_is_above_nothing_where_the_test_says_so(
     pairs: list[tuple[bool, bool]],
