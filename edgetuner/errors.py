@@ -146,9 +146,15 @@ class AccessError(EdgetunerError):
 
 
 class ModelError(EdgetunerError):
-    """A module that cannot be built, loaded, adapted or run."""
+    """A module that cannot be built, loaded or adapted, and will not be if one tries again."""
 
-    code, exit_code = "model", 70
+    code, exit_code = "model", 65
+
+
+class DeviceError(EdgetunerError):
+    """What a module runs on fails; it may be there again after a restart."""
+
+    code, exit_code = "device", 70
 
 
 class AdaptationError(EdgetunerError):

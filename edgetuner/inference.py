@@ -17,7 +17,7 @@ from edgetuner.config import DriftConfig
 from edgetuner.drift.calibrate import calibrated_for
 from edgetuner.drift.reference import Reference
 from edgetuner.drift.sensor import SensorProfile
-from edgetuner.errors import ModelError
+from edgetuner.errors import DeviceError, ModelError
 from edgetuner.factories import build_module
 from edgetuner.models import embed
 from edgetuner.peft.statistics import reestimate
@@ -115,7 +115,7 @@ class ModelVersion:
         """Runs raw windows x, (N, C, T) in physical units, through normalisation and model.
 
         Raises:
-            ModelError: the device fails: no memory.
+            DeviceError: the device fails, or has no memory left.
         """
         with _translated(self.id), torch.inference_mode():
             raw = torch.from_numpy(np.ascontiguousarray(x)).to(self._device)
@@ -164,7 +164,7 @@ def _translated(version: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        raise ModelError(
+        raise DeviceError(
             "cannot run here",
             field=version,
             value=(str(error) or type(error).__name__).splitlines()[0],
@@ -188,7 +188,7 @@ def choose_device(wanted: str) -> str:
     then finds no kernel image.
 
     Raises:
-        ModelError: `cuda` is demanded and does not work.
+        DeviceError: `cuda` is demanded and does not work.
     """
     if wanted == "cpu":
         return "cpu"
@@ -196,7 +196,7 @@ def choose_device(wanted: str) -> str:
     if reason is None:
         return "cuda"
     if wanted == "cuda":
-        raise ModelError(
+        raise DeviceError(
             "does not run a convolution",
             field="device",
             value=f"cuda: {reason}",

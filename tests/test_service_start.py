@@ -71,7 +71,7 @@ def test_a_bundle_that_cannot_serve_is_not_kept(live: Live, wave_bundle: Path) -
     write_bundle(live.folder / "first", spoilt, good.manifest.description, prefix="spoilt")
     live.write_config(bundle=str(live.folder / "first"))
     code, line = complaint(live)
-    assert code == 70 and "not finite" in line
+    assert code == 65 and "not finite" in line
     live.write_config(bundle=str(wave_bundle))
     live.start()
     assert live.call("status")["state"]["model"] == good.version

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgetuner.config import Config
 from edgetuner.doctor.diagnosis import Diagnosis
-from edgetuner.errors import AccessError, ConfigError, ModelError
+from edgetuner.errors import AccessError, ConfigError, DeviceError
 from edgetuner.inference import ModelVersion, choose_device, cuda_fault, limit_threads, torch_build
 from edgetuner.registry import Registry
 
@@ -107,7 +107,7 @@ def _agrees(version: ModelVersion, path: Path, config: Config, x: NDArray[np.flo
     there, here = version.predict(x).logits, plain.predict(x).logits
     off = float(np.abs(there - here).max() / np.abs(here).max())
     if off > _CLOSE:
-        raise ModelError(
+        raise DeviceError(
             "the device gives other logits than the CPU",
             field="inference.device",
             value=f"{off:.1e} of the largest",

@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 from edgetuner.bundle import Bundle, write_bundle
 from edgetuner.config import parse_config
 from edgetuner.doctor import model
-from edgetuner.errors import BundleError, ConfigError, ModelError
+from edgetuner.errors import BundleError, ConfigError, DeviceError
 from edgetuner.inference import ModelVersion
 from edgetuner.registry import Registry
 
@@ -62,7 +62,7 @@ def test_a_device_that_says_something_else_is_found_out(wave_bundle: Path) -> No
     x = version.bundle.exemplar_x.astype("float32")
     assert model._agrees(version, wave_bundle, config, x).facts["off"] == 0
     version._mean += 0.1
-    with pytest.raises(ModelError, match="other logits"):
+    with pytest.raises(DeviceError, match="other logits"):
         model._agrees(version, wave_bundle, config, x)
 
 
@@ -72,5 +72,5 @@ def test_a_device_that_is_demanded_has_to_be_there(monkeypatch: pytest.MonkeyPat
     assert found.state == "note" and "no CUDA device" in found.said
     plain = {"inference": {"device": "cpu"}, "adapt": {"device": "cpu"}}
     assert model.device(parse_config(plain)).state == "ok"
-    with pytest.raises(ModelError, match="convolution"):
+    with pytest.raises(DeviceError, match="convolution"):
         model.device(parse_config({"inference": {"device": "cuda"}}))
