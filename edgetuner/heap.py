@@ -35,25 +35,22 @@ def held_bytes(pid: int | str = "self") -> int | None:
     The pages of files are libraries', gigabytes of them with CUDA: shared with everybody who has
     loaded them, dropped where memory is short, and counted as available by the kernel.
     """
-    known = _status(pid)
+    known = kilobytes(Path(f"/proc/{pid}/status"))
     if "RssAnon" in known:
         return known["RssAnon"] + known.get("RssShmem", 0)
-    return known.get("VmRSS")
+    return known.get("VmRSS")  # some kernels tell no more
 
 
-def most_held_bytes() -> int | None:
-    """The most that this process has ever held, likewise; the pages of files are those of now."""
-    known = _status("self")
-    if "VmHWM" not in known:
-        return None
-    return max(0, known["VmHWM"] - known.get("RssFile", 0))
-
-
-def _status(pid: int | str) -> dict[str, int]:
-    """The lines of proc_pid_status(5) that are in kilobytes, in bytes."""
+def kilobytes(path: Path) -> dict[str, int]:
+    """The lines `Name:  123 kB` of a /proc file, in bytes; none where it cannot be read."""
+    found = {}
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = path.read_text(errors="replace").splitlines()
     except OSError:
         return {}
-    words = [line.split() for line in lines if line.endswith(" kB")]
-    return {name.rstrip(":"): int(kilobytes) * 1024 for name, kilobytes, _ in words}
+    for line in lines:
+        name, _, rest = line.partition(":")
+        words = rest.split()
+        if len(words) == 2 and words[0].isdigit() and words[1] == "kB":
+            found[name] = int(words[0]) * 1024
+    return found

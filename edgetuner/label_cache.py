@@ -89,17 +89,14 @@ class LabelCache:
 
     def wants(self, key: StreamKey, t_ns: int) -> bool:
         """Whether a label of a window from that time can still say anything."""
-        return self._clocks.get(key, t_ns) - t_ns <= _PAST_NS
+        return abs(self._clocks.get(key, t_ns) - t_ns) <= _PAST_NS
 
     def speaks(self, key: StreamKey) -> bool:
         """Whether it says much of what comes on a stream: the latest label is of a window that came
-        five minutes ago at most.
+        five minutes ago at most, by the windows that came since.
         """
-        said = self._streams.get(key)
-        if said is None:
-            return False
-        newest = int(said.t_ns[-1])
-        return self._clocks.get(key, newest) - newest < _RECENT_NS
+        said, clock = self._streams.get(key), self._clocks.get(key)
+        return said is not None and clock is not None and clock - int(said.t_ns[-1]) < _RECENT_NS
 
     def relabel(self, key: StreamKey, seq: int, label: int) -> None:
         """Another label for a window that it may have heard of."""
@@ -182,13 +179,22 @@ class LabelCache:
         these streams. Arguments as for `hear`.
         """
         for key, t_ns in zip(keys, times, strict=True):
-            self._clocks[key] = max(t_ns, self._clocks.pop(key, t_ns))
+            self._tick(key, t_ns)
         while len(self._clocks) > _CLOCKS:
             self._clocks.popitem(last=False)
         spoken = self._spoken(anchor, out, keys, times, classes)
         if spoken is None:
             return None
         return spoken._replace(speaks=self._trust / _TRUST * spoken.speaks)
+
+    def _tick(self, key: StreamKey, t_ns: int) -> None:
+        """A window came. Of a clock that was set back, labels from before are of no known age."""
+        known, said = self._clocks.pop(key, t_ns), self._streams.get(key)
+        latest = known if said is None else max(known, int(said.t_ns[-1]))
+        if latest - t_ns > _PAST_NS:
+            self._streams.pop(key, None)
+            known = t_ns
+        self._clocks[key] = max(t_ns, known)
 
     def _spoken(
         self,

@@ -104,27 +104,33 @@ class Pipeline:
         return predicted, findings + more
 
     async def remember(self) -> None:
-        """Lets the cache hear the latest labels on record again, after a restart.
+        """Lets the cache hear the latest labels on record again, after a restart, and how far they
+        are to be trusted.
 
         Raises:
             StoreError: they cannot be read.
         """
-        cache = self._cache
-        if cache is None:
+        if self._cache is None:
             return
         streams = await self.stored(lambda store: list(store.streams()))
         said = await self.context(dict.fromkeys(streams, 0), _REMEMBERED, labelled=True)
+        for start in range(0, len(said), _TURN):
+            places = np.arange(start, min(start + _TURN, len(said)))
+            await self.modelled(partial(self._hear_again, said, places))
 
-        def hear(some: slice) -> None:
-            anchor = self._serving.anchor
-            keys = [said.keys[stream] for stream in said.stream[some].tolist()]
-            seqs, times, labels = (
-                column[some].tolist() for column in (said.seq, said.t_ns, said.y)
-            )
-            cache.hear(anchor, anchor.predict(said.x[some]), keys, seqs, times, labels)
-
-        for start in range(0, len(said), _SLICE):
-            await self.modelled(partial(hear, slice(start, start + _SLICE)))
+    def _hear_again(self, said: Context, places: NDArray[np.int64]) -> None:
+        serving = self._serving
+        outputs = serving.outputs(said.x[places])
+        rows = np.flatnonzero(said.version[places] == serving.version.id)
+        self._keep(
+            outputs[serving.anchor_index],
+            [said.keys[stream] for stream in said.stream[places].tolist()],
+            said.seq[places].tolist(),
+            said.t_ns[places].tolist(),
+            said.y[places].tolist(),
+            rows,
+            serving.mixed(outputs)[rows],
+        )
 
     async def infer(self, windows: Sequence[Window]) -> tuple[list[Predicted], list[Finding]]:
         """Predicts a batch on the live version and watches for drift; nothing is on record yet."""
@@ -206,7 +212,8 @@ class Pipeline:
         outputs = serving.outputs(x) if len(rows) else []
         self._keep(
             outputs[serving.anchor_index] if outputs else serving.anchor.predict(x),
-            [entry for entry, _ in told],
+            [(entry.client, entry.stream) for entry, _ in told],
+            [entry.seq for entry, _ in told],
             [receipt.t_ns for _, receipt in told],
             [labels.get(receipt.row or 0, entry.label) for entry, receipt in told],
             rows,
@@ -227,7 +234,8 @@ class Pipeline:
     def _keep(
         self,
         out: Outputs,
-        of: Sequence[LabelEntry | Window],
+        keys: Sequence[StreamKey],
+        seqs: Sequence[int],
         times: Sequence[int],
         labels: Sequence[int],
         rows: NDArray[np.int64],
@@ -238,7 +246,7 @@ class Pipeline:
         """
         if self._cache is None:
             return
-        anchor, keys = self._serving.anchor, [(one.client, one.stream) for one in of]
+        anchor = self._serving.anchor
         if own is not None:
             self._cache.weigh(
                 anchor,
@@ -248,7 +256,7 @@ class Pipeline:
                 [labels[row] for row in rows],
                 own,
             )
-        self._cache.hear(anchor, out, keys, [one.seq for one in of], times, labels)
+        self._cache.hear(anchor, out, keys, seqs, times, labels)
 
     def _watch_labels(self, told: Sequence[Told]) -> list[Finding]:
         findings: list[Finding] = []
@@ -410,7 +418,8 @@ class Pipeline:
         labelled = [windows[i] for i in known]
         self._keep(
             heard[serving.anchor_index],
-            labelled,
+            [(window.client, window.stream) for window in labelled],
+            [window.seq for window in labelled],
             [window.t_ns for window in labelled],
             labels.tolist(),
             np.arange(len(known)),

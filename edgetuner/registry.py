@@ -5,8 +5,8 @@
     models/history.jsonl    what was done to which version, when and why
 
 An alias moves by an atomic rename, so a loss of power leaves the old or the new state, never half
-of one. The candidate is live while it is on probation; a restart comes up on the champion, the last
-proven version.
+of one. The candidate is live while it is on probation; a restart comes up on the champion: the last
+proven version, or a configured bundle that was installed since.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 import shutil
 import stat
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class Aliases:
     candidate: str | None = None
     previous: str | None = None
     beside: str | None = None  # answers beside the champion
+    # The configured bundle that was taken last, wherever the others have moved since.
+    installed: str | None = field(default=None, compare=False)
 
 
 class Registry:
@@ -40,7 +42,8 @@ class Registry:
 
     Args:
         root: the folder; made if it is missing.
-        keep: versions kept by `prune` besides the aliased ones and the one that was installed.
+        keep: versions kept by `prune` besides the aliased ones and the last two bundles that were
+            installed.
     """
 
     def __init__(self, root: Path, keep: int = 5) -> None:
@@ -142,33 +145,30 @@ class Registry:
 
     # ------------------------------------------------------------------ the life of a version
 
-    def installed(self) -> str | None:
-        """The configured bundle that became champion last; all adaptations since began with it."""
-        versions = (
-            e["version"] for e in reversed(self.history()) if e.get("action") == "installed"
-        )
-        return next(versions, None)
-
     def replaces(self, bundle: Path) -> bool:
-        """Whether a configured bundle takes the champion's place: it is another one than was
-        installed last. One that is gone since does not.
+        """Whether a configured bundle is to be installed: it is another one than was taken last,
+        whatever became of that.
 
         Raises:
-            BundleError: its manifest is damaged.
+            BundleError: it is missing, or its manifest is damaged.
             RegistryError: it was made for another task than the champion.
         """
-        last = self.installed()
-        if last is None or not bundle.exists():
-            return False
         manifest = read_manifest(bundle)
-        if manifest.version == last:
+        taken = self._installed()
+        if manifest.version == (self.aliases.installed or (taken[-1] if taken else None)):
             return False
-        check_same_task(manifest, self.manifest("champion"))
+        try:
+            champion = self.manifest("champion")
+        except (RegistryError, BundleError):  # there is none, or a damaged one
+            return True
+        check_same_task(manifest, champion)
         return True
 
     def install(self, version: str) -> None:
-        """A configured bundle becomes champion; the champion, if there is one, previous."""
-        aliases = Aliases(champion=version, previous=self.aliases.champion)
+        """A configured bundle becomes champion; the champion, if it is another one, previous."""
+        aliases = replace(self.aliases, installed=version)
+        if version != self.aliases.champion:
+            aliases = Aliases(version, previous=self.aliases.champion, installed=version)
         self._move(aliases, "installed", version, "the configured bundle")
 
     def begin_probation(self, version: str, reason: str) -> None:
@@ -184,10 +184,10 @@ class Registry:
         """
         self.path(version)
         if version == self.aliases.champion:
-            aliases = Aliases(version, None, self.aliases.previous, beside)
+            aliases = replace(self.aliases, candidate=None, beside=beside)
             self._move(aliases, "kept", version, reason)
             return
-        aliases = Aliases(version, None, self.aliases.champion, beside)
+        aliases = self._succeeded_by(version, beside)
         self._move(aliases, "promoted", version, reason)
 
     def end_probation(self, reason: str, *, interrupted: bool = False) -> None:
@@ -226,16 +226,16 @@ class Registry:
                 field="previous",
                 remedy="name one: `edgetuner models promote VERSION`",
             )
-        self._move(Aliases(previous, None, champion), "rolled back", champion, reason)
+        self._move(self._succeeded_by(previous), "rolled back", champion, reason)
         return previous
 
     def prune(self) -> list[str]:
         """Deletes what is beyond `keep` and no alias names, and returns the ids: first versions
-        that proved nothing, oldest first, then those that proved themselves longest ago. The one
-        that was installed stays: everything else can be trained again.
+        that proved nothing, oldest first, then those that proved themselves longest ago. The last
+        two that were installed stay: everything else can be trained again.
         """
         proven = self.proven()
-        named = {*asdict(self.aliases).values(), self.installed()}
+        named = {*asdict(self.aliases).values(), *self._installed()[-2:]}
         spare = [version for version in self.ids() if version not in named]
         spare.sort(key=lambda v: -proven.index(v) if v in proven else -len(self.ids()))
         gone = spare[: max(0, len(spare) - self._keep)]
@@ -274,7 +274,7 @@ class Registry:
         kept = [
             entry
             for place, entry in enumerate(history)
-            if entry in installed[-1:]
+            if entry in installed[-2:]
             or place >= len(history) - _HISTORY // 2
             or entry.get("version") in held
         ]
@@ -283,6 +283,21 @@ class Registry:
             staging.write_text("".join("\n" + json.dumps(entry) for entry in kept))
             _sync(staging)
             staging.replace(self._history_file)
+
+    def _installed(self) -> list[str]:
+        """Configured bundles that were installed, in their order; the last time of each counts."""
+        taken = [str(e.get("version")) for e in self.history() if e.get("action") == "installed"]
+        return list(dict.fromkeys(reversed(taken)))[::-1]
+
+    def _succeeded_by(self, version: str, beside: str | None = None) -> Aliases:
+        """The aliases with another champion, and none on probation."""
+        return replace(
+            self.aliases,
+            champion=version,
+            candidate=None,
+            previous=self.aliases.champion,
+            beside=beside,
+        )
 
     def _move(self, aliases: Aliases, action: str, version: str, reason: str) -> None:
         staging = self._aliases_file.with_suffix(".incoming")
@@ -324,7 +339,7 @@ class Registry:
 
 _HISTORY = 2000  # entries; of more only the newer half, and what is of versions that are there
 _PROVES = ("installed", "promoted", "kept")
-_ALIASES = ("champion", "candidate", "previous", "beside")
+_ALIASES = ("champion", "candidate", "previous", "beside", "installed")
 
 
 def check_same_task(found: Manifest, wanted: Manifest) -> None:

@@ -64,7 +64,7 @@ class Service:
         self._heed_signals()
         async with contextlib.AsyncExitStack() as stack:
             await self._start(stack)
-            await self._pipeline.remember()
+            await self._remember()
             recovered = await self._recovered()
             if recovered is None:
                 return
@@ -73,6 +73,13 @@ class Service:
             self._notify.ready(f"serving {model}")
             self._publish("event.started", {"version": __version__, "model": model})
             await self._serve()
+
+    async def _remember(self) -> None:
+        """Labels that cannot be read again are missed, and hold up nothing."""
+        try:
+            await self._pipeline.remember()
+        except StoreError as error:
+            self._log.event("event.trouble", {"error": error.to_wire()})
 
     async def _recovered(self) -> Sequence[Predicted] | None:
         """What the run before owed; None if we are told to stop before it is paid: a full disk."""
@@ -112,14 +119,14 @@ class Service:
         self._registry.sweep()
         limit_threads(config.inference.threads)
         self._device = choose_device(config.inference.device)
-        version = self._first_version()
-        installed = version.id == self._registry.aliases.champion
-        serving = Serving(version, self._beside() if installed else ())
+        version, new = self._first_version()
+        champion = version.id == self._registry.aliases.champion
+        serving = Serving(version, self._beside() if champion else ())
         watch = watch_with(config, version)
         cache = LabelCache() if config.inference.label_cache else None
         self._pipeline = Pipeline(_store(config, version), serving, watch, cache)
         stack.push_async_callback(self._pipeline.close)
-        if not installed:  # only now is it known to serve
+        if new:  # only now is it known to serve
             self._registry.install(version.id)
         self._assemble()
 
@@ -156,9 +163,9 @@ class Service:
             return ()
         return (loaded,)
 
-    def _first_version(self) -> ModelVersion:
-        """The version to come up with: the last proven one, or a configured bundle that has not
-        been installed yet.
+    def _first_version(self) -> tuple[ModelVersion, bool]:
+        """The version to come up with, the champion or a configured bundle that has still to be
+        installed, and whether it is that.
         """
         registry, bundle = self._registry, self.config.bundle
         if registry.aliases.champion is None:
@@ -168,17 +175,17 @@ class Service:
                     field="bundle",
                     remedy="make one with `edgetuner bundle create`",
                 )
-            return self._taken(bundle)
+            return self._taken(bundle), True
         if registry.aliases.candidate is not None:
             registry.end_probation(
                 "the service ended before it had proved itself", interrupted=True
             )
         try:
             if bundle is not None and registry.replaces(bundle):
-                return self._taken(bundle)
+                return self._taken(bundle), True
         except EdgetunerError as error:  # what served until now goes on
             self._log.event("event.trouble", {"error": error.to_wire()})
-        return self._loaded("champion")
+        return self._loaded("champion"), False
 
     def _taken(self, bundle: Path) -> ModelVersion:
         """A configured bundle, copied in; it is able to serve and to be watched."""

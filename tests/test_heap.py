@@ -7,7 +7,7 @@ import tempfile
 
 import pytest
 
-from edgetuner.heap import held_bytes, most_held_bytes
+from edgetuner.heap import held_bytes, kilobytes
 
 _MB = 1024 * 1024
 
@@ -59,9 +59,21 @@ def test_what_is_held_counts_no_file_that_is_mapped():
             own = bytearray(64 * _MB)
             own[::4096] = bytes([1]) * len(range(0, len(own), 4096))
             assert held_bytes() - before > 60 * _MB
-            del own
-    assert most_held_bytes() - before > 60 * _MB
+
+
+def test_memory_that_is_shared_with_children_is_held():
+    before = held_bytes()
+    with mmap.mmap(-1, 64 * _MB) as shared:
+        shared[::4096] = bytes([1]) * len(range(0, len(shared), 4096))
+        assert held_bytes() - before > 60 * _MB
 
 
 def test_what_the_kernel_does_not_tell_is_absent():
     assert held_bytes(2**22 + 1) is None  # no process has that number
+
+
+def test_a_process_may_be_named_as_it_likes(tmp_path):
+    status = tmp_path / "status"
+    status.write_bytes(b"Name:\t\xffodd kB\nVmRSS:\t  12 kB\nThreads:\t3\n")
+    assert kilobytes(status) == {"VmRSS": 12 * 1024}
+    assert kilobytes(tmp_path / "nowhere") == {}

@@ -151,11 +151,22 @@ def test_it_wants_no_label_that_can_say_nothing_any_more() -> None:
 
 def test_it_speaks_on_a_stream_for_five_minutes_after_the_window_of_the_latest_label() -> None:
     cache = heard((0.0, 100, 2), (0.0, 90, 1))
-    assert cache.speaks(KEY) and not cache.speaks(OTHER), "before anything is asked"
+    assert not cache.speaks(KEY), "nobody knows how old they are before a window comes"
     for seq, speaks in ((110, True), (159, True), (160, False)):
         corrected(cache, 0.0, seq)
         assert cache.speaks(KEY) == speaks
     tell(cache, (0.0, 101, 1))
+    assert cache.speaks(KEY)
+
+
+def test_labels_from_before_a_clock_was_set_back_are_forgotten() -> None:
+    cache = heard(*((0.0, seq, 2) for seq in range(1000, 1140)))
+    corrected(cache, 0.0, 1140)
+    assert cache.wants(KEY, 5 * 10**9 * 1100) and not cache.wants(KEY, 5 * 10**9 * 2700)
+    assert corrected(cache, 0.0, 3) == pytest.approx(EVEN[0]), "the clock was set back"
+    assert not cache.wants(KEY, 5 * 10**9 * 1139)
+    tell(cache, (0.0, 3, 1))
+    assert corrected(cache, 0.0, 4).argmax() == 1
     assert cache.speaks(KEY)
 
 

@@ -186,15 +186,21 @@ def test_labels_on_record_answer_again_after_a_restart(
         try:
             if remember:
                 await pipeline.remember()
+                assert await pipeline.labelled([("c", "s")]) == set(), "no window has come yet"
             told = await answered(pipeline, alike(first, 8))
-            await pipeline.label([LabelEntry("c", "s", n, 2, n) for n in range(first, first + 8)])
+            await pipeline.label([LabelEntry("c", "s", n, y, n) for n in range(first, first + 8)])
             return {(p.predicted, p.overruled) for p in told}
         finally:
             await pipeline.close()
 
+    y = 2
     assert asyncio.run(life(0, remember=True)) == {(0, None)}, "there is nothing on record"
     assert asyncio.run(life(8, remember=False)) == {(0, None)}
     assert asyncio.run(life(16, remember=True)) == {(2, 0)}
+    y = 0  # the model was right after all
+    for first in (24, 32, 40):
+        asyncio.run(life(first, remember=True))
+    assert asyncio.run(life(48, remember=True)) == {(0, None)}, "trust in labels is told again, too"
 
 
 def test_others_would_have_been_overruled_by_the_same_labels(play: Callable[[Scene], None]) -> None:

@@ -133,21 +133,52 @@ def test_a_previous_version_on_probation_is_shown_as_the_candidate(
     }
 
 
-def test_a_configured_bundle_replaces_the_champion_unless_it_was_installed_last(
+def test_a_configured_bundle_is_installed_once_each_time_it_is_named_anew(
     tmp_path: Path, registry: Registry, made: list[Path]
 ) -> None:
-    assert not registry.replaces(made[0]), "there is nothing to replace"
+    assert registry.replaces(made[0])
     a, b = (registry.add(path) for path in made[:2])
     registry.install(a)
-    registry.promote(b, "adapted")
-    assert not registry.replaces(made[0])
-    assert not registry.replaces(tmp_path / "gone")
+    registry.promote(b, "adapted", beside=a)
+    assert not registry.replaces(made[0]), "it was taken, and something came of it"
     assert registry.replaces(made[2])
     c = registry.add(made[2])
     registry.install(c)
     assert registry.aliases == Aliases(champion=c, previous=b)
-    assert reopened(tmp_path).installed() == c
-    assert registry.replaces(made[0]) and not registry.replaces(made[2])
+    assert not reopened(tmp_path).replaces(made[2])
+    registry.restore_previous("not so good")
+    assert not reopened(tmp_path).replaces(made[2]), "what was taken back is not installed again"
+    assert registry.replaces(made[1]), "the champion itself is named"
+    registry.install(b)
+    assert registry.aliases == Aliases(champion=b, previous=c)
+    registry.promote(a, "by hand")
+    assert not reopened(tmp_path).replaces(made[1])
+    assert registry.replaces(made[2]), "named anew"
+
+
+def test_a_bundle_replaces_a_champion_that_is_damaged(registry: Registry, made: list[Path]) -> None:
+    a = registry.add(made[0])
+    registry.install(a)
+    (registry.path(a) / "manifest.json").write_text("{")
+    assert registry.replaces(made[1])
+
+
+def test_an_older_state_directory_knows_by_its_history_what_was_installed(
+    tmp_path: Path, registry: Registry, made: list[Path]
+) -> None:
+    registry.install(registry.add(made[0]))
+    aliases = tmp_path / "models/aliases.json"
+    before = json.loads(aliases.read_text())
+    del before["installed"]
+    aliases.write_text(json.dumps(before))
+    assert not reopened(tmp_path).replaces(made[0])
+    assert reopened(tmp_path).replaces(made[1])
+
+
+def test_a_bundle_that_cannot_be_read_replaces_nothing(tmp_path: Path, registry: Registry) -> None:
+    for gone in (tmp_path / "gone", tmp_path / ("x" * 300)):
+        with pytest.raises(BundleError):
+            registry.replaces(gone)
 
 
 def test_a_bundle_for_another_task_replaces_nothing(
@@ -175,6 +206,9 @@ def test_pruning_takes_what_proved_nothing_first_and_never_what_was_installed(
     registry._keep = 0
     assert registry.prune() == [b]
     assert set(registry.ids()) == {a, c, e}
+    registry.install(registry.add(made[1]))
+    registry.promote(e, "")
+    assert registry.prune() == [c] and a in registry.ids(), "two installed ones are kept"
 
 
 def test_pruning_spares_what_an_alias_names(registry: Registry, made: list[Path]) -> None:
@@ -222,7 +256,7 @@ def test_a_long_history_forgets_versions_that_are_gone(
     registry.prune()
     left = [entry["version"] for entry in registry.history()]
     assert left[0] == a and left[-1] == b and len(left) == 11
-    assert registry.installed() == a
+    assert registry.aliases.installed == a
     assert reopened(tmp_path).aliases.champion == b
 
 

@@ -102,10 +102,15 @@ def test_another_bundle_takes_the_place_of_the_champion_once(live: Live, wave_bu
     assert restarted(live) == version
     assert live.call("models.rollback")["live"] == first
     assert restarted(live) == first, "what was taken back is not installed again"
-    shutil.rmtree(folder)
-    assert restarted(live) == first
     live.write_config(bundle=str(wave_bundle))
     assert restarted(live) == first
+    assert live.call("models.promote", version=version)["champion"] == version
+    assert restarted(live) == version, "and what was promoted stays"
+    live.write_config(bundle=str(folder))
+    assert restarted(live) == version
+    shutil.rmtree(folder)
+    assert restarted(live) == version
+    assert "trouble" in live.log.read_text(), "a bundle that is gone is told"
     assert live.terminate() == 0
 
 

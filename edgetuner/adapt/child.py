@@ -27,7 +27,8 @@ Progress = Callable[[dict[str, Any]], None]
 async def train(
     job: Job, progress: Progress, allow_factories: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Runs the job in a process of its own and returns its result.
+    """Runs the job in a process of its own and returns its result; its `peak_held_bytes` is the
+    most memory that it was seen to hold.
 
     Cancelling this coroutine kills the process.
 
@@ -42,12 +43,12 @@ async def train(
         AdaptationError: it failed.
     """
     settings = job.ask.settings
-    process = await _start(job, allow_factories)
+    process, guard = await _start(job, allow_factories), _Guard(settings.memory_budget_mb)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.setpriority(os.PRIO_PROCESS, process.pid, settings.nice)
     watch = [
         asyncio.ensure_future(_listen(process, job.ask.job, progress)),
-        asyncio.ensure_future(_guard_memory(process, settings.memory_budget_mb)),
+        asyncio.ensure_future(guard.watch(process)),
     ]
     try:
         done, late = await asyncio.wait(
@@ -69,7 +70,10 @@ async def train(
             value=settings.deadline_s,
             remedy="raise it, or lower adapt.steps or adapt.max_windows",
         )
-    return _result(job, process.returncode)
+    result = _result(job, process.returncode)
+    if "peak_held_bytes" in result:  # at its end
+        result["peak_held_bytes"] = max(guard.most, result["peak_held_bytes"])
+    return result
 
 
 async def _start(job: Job, allow_factories: Sequence[str]) -> asyncio.subprocess.Process:
@@ -107,20 +111,33 @@ async def _listen(process: asyncio.subprocess.Process, name: str, progress: Prog
     await process.wait()
 
 
-async def _guard_memory(process: asyncio.subprocess.Process, budget_mb: int) -> None:
-    """Kills the child at its budget. What it takes of a GPU is not seen here; it bounds that."""
-    while process.returncode is None:
-        held = held_bytes(process.pid)
-        if held is not None and held > budget_mb * _MB:
-            process.kill()
-            raise BudgetError(
-                "training needed more memory than it was given",
-                field="adapt.memory_budget_mb",
-                value=f"{held // _MB} MB of {budget_mb} MB",
-                remedy="raise it, or lower adapt.batch_size or adapt.max_windows",
-            )
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(process.wait(), _LOOK_S)
+class _Guard:
+    """Looks at what a process holds, and kills it beyond a budget. What it takes of a GPU is not
+    seen here; it bounds that itself.
+
+    Attributes:
+        most: what was seen at most, bytes.
+    """
+
+    def __init__(self, budget_mb: int) -> None:
+        self.most = 0
+        self._budget_mb = budget_mb
+
+    async def watch(self, process: asyncio.subprocess.Process) -> None:
+        """Until it ends. Raises BudgetError if it was killed."""
+        while process.returncode is None:
+            held = held_bytes(process.pid) or 0
+            self.most = max(self.most, held)
+            if held > self._budget_mb * _MB:
+                process.kill()
+                raise BudgetError(
+                    "training needed more memory than it was given",
+                    field="adapt.memory_budget_mb",
+                    value=f"{held // _MB} MB of {self._budget_mb} MB",
+                    remedy="raise it, or lower adapt.batch_size or adapt.max_windows",
+                )
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(process.wait(), _LOOK_S)
 
 
 def _environment(threads: int) -> dict[str, str]:

@@ -17,6 +17,7 @@ from edgetuner.metrics import macro_f1
 
 IntArray = NDArray[np.int64]
 _EVERY = 4
+_ROUNDING = 1e-6  # of a gain
 _LOST = 2  # guards: one alone is no evidence, whatever it is in macro-F1
 
 
@@ -77,21 +78,21 @@ def judge(
     told, low = evidence(better, worse), least_gain(better, worse, settings.max_p_value)
     gain, confidence = candidate_f1 - champion_f1, 1 - settings.max_p_value
     scores = f"macro-F1 {champion_f1:.3f} -> {candidate_f1:.3f} on {len(y)} windows"
-    enough = told * settings.max_p_value >= 1
+    enough, shown = told * settings.max_p_value >= 1, low > settings.min_gain - _ROUNDING
     if gain < settings.min_gain:
         reason = f"{scores}, at least +{settings.min_gain:.3f} is asked"
     elif not enough:
         reason = (
             f"{scores} may be chance: evidence {told:.1f}, {1 / settings.max_p_value:.3g} is asked"
         )
-    elif low < settings.min_gain:
+    elif not shown:
         reason = (
             f"{scores} may be less: accuracy {low:+.3f} at least ({100 * confidence:.4g} % sure), "
             f"+{settings.min_gain:.3f} is asked"
         )
     else:
         reason = f"{scores}, accuracy {low:+.3f} at least ({100 * confidence:.4g} % sure)"
-    passed = min(gain, low) >= settings.min_gain and enough
+    passed = gain >= settings.min_gain and enough and shown
     verdict = Verdict(passed, reason, len(y), champion_f1, candidate_f1, told, low, confidence)
     return _floored(verdict, y, better, worse, settings, classes)
 

@@ -213,7 +213,7 @@ def hopeless(verdict: Verdict, gate: GateConfig) -> bool:
 
 
 def _in_vain(module: nn.Module, champion: nn.Module, material: Material, gate: GateConfig) -> bool:
-    """Whether the gate would not be satisfied even if every second error of a module were mended:
+    """Whether the gate would have no evidence even if every second error of a module were mended:
     who is served makes too few for anybody to be told from him.
     """
     y = material.held_y.cpu().numpy()

@@ -75,6 +75,7 @@ def _of_the_service(config: Config, sysroot: Path, training: bool) -> dict[str, 
         "state_dir": lambda: place.state_dir(config),
         "sockets": lambda: place.sockets(config),
         "device": lambda: _with_torch("model").device(config),
+        "bundle": lambda: _with_torch("model").bundle(config),
         "model": lambda: _with_torch("model").model(config),
         "training": lambda: _with_torch("rehearsal").rehearsal(config, sysroot),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -10,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetuner.bundle import Bundle
 from edgetuner.config import Config
 from edgetuner.doctor.diagnosis import Diagnosis
-from edgetuner.errors import AccessError, ConfigError, DeviceError
+from edgetuner.errors import AccessError, ConfigError, DeviceError, EdgetunerError
 from edgetuner.inference import ModelVersion, choose_device, cuda_fault, limit_threads, torch_build
 from edgetuner.registry import Registry
 
@@ -37,9 +39,37 @@ def model_path(config: Config) -> Path:
 
     Raises:
         ConfigError: there is none.
-        BundleError, RegistryError: a configured bundle that is new cannot be taken.
         AccessError: the registry cannot be read by whoever runs this.
     """
+    registry = _registry(config)
+    if registry is None or registry.aliases.champion is None:
+        if config.bundle is None:
+            raise ConfigError(
+                "needed, since there is no model version yet",
+                field="bundle",
+                remedy="make one with `edgetuner bundle create`",
+            )
+        return config.bundle
+    with contextlib.suppress(EdgetunerError):  # `bundle` tells
+        if config.bundle is not None and registry.replaces(config.bundle):
+            Bundle.load(config.bundle)
+            return config.bundle
+    return registry.path("champion")
+
+
+def bundle(config: Config) -> Iterator[Diagnosis]:
+    """Whether a configured bundle that is not in place yet can be taken."""
+    registry = _registry(config)
+    if registry is None or registry.aliases.champion is None or config.bundle is None:
+        return
+    if registry.replaces(config.bundle):
+        version = Bundle.load(config.bundle).version
+        yield Diagnosis(
+            "bundle", "ok", f"{version} will be installed at the next start", {"version": version}
+        )
+
+
+def _registry(config: Config) -> Registry | None:
     models = config.state_dir / "models"
     for folder in (config.state_dir, models, models / "versions"):
         if os.path.lexists(folder) and not os.access(folder, os.R_OK | os.X_OK):
@@ -49,19 +79,9 @@ def model_path(config: Config) -> Path:
                 value=str(folder),
                 remedy="run it as the service does",
             )
-    if os.access(models / "versions", os.F_OK):
-        registry = Registry(models, config.registry.keep)
-        if registry.aliases.champion is not None and not (
-            config.bundle is not None and registry.replaces(config.bundle)
-        ):
-            return registry.path("champion")
-    if config.bundle is None:
-        raise ConfigError(
-            "needed, since there is no model version yet",
-            field="bundle",
-            remedy="make one with `edgetuner bundle create`",
-        )
-    return config.bundle
+    if not os.access(models / "versions", os.F_OK):
+        return None
+    return Registry(models, config.registry.keep)
 
 
 def model(config: Config) -> Iterator[Diagnosis]:

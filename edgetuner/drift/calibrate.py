@@ -285,9 +285,9 @@ class _Passages:
     def threshold(self, run_length: float) -> float:
         """The threshold of a run length, on a straight line if it is too long to be counted.
 
-        The line goes through the last decade of run lengths that are counted. Where held-out
-        windows are so calm that a statistic hardly ever leaves zero, and not even the shortest run
-        length is in there, it goes through the first decade that there is.
+        The line goes through a decade of run lengths: the last one that is counted; or the first
+        there is, where that is later, since held-out windows are so calm that a statistic hardly
+        ever leaves zero.
         """
         shortest = float(self.run_lengths[0])
         if run_length <= max(self.longest, shortest):
@@ -300,7 +300,8 @@ class _Passages:
         ):  # one strange recording, and nothing like it
             return float(self.levels[-1])
         slope, begin = np.polyfit(logarithms, self.levels[counted], 1)
-        return float(begin + slope * np.log(run_length))
+        counted_last = float(self.levels[self.level(self.longest)])
+        return max(counted_last, float(begin + slope * np.log(run_length)))
 
 
 def _strangest(spread: Spread) -> float:

@@ -61,6 +61,13 @@ def test_noise_on_its_output_is_passed_over(stand_in: Any) -> None:
     assert result == {"version": "a1"} and told == [{"job": "j", "rung": "cores"}]
 
 
+def test_the_most_memory_that_was_seen_is_told(stand_in: Any) -> None:
+    """More than at its end, which is all that the process itself knows."""
+    at_end = """echo '{"version": "a1", "peak_held_bytes": 1}' > $3/result.json"""
+    result, _ = train(stand_in(f"sleep 1; {at_end}"))
+    assert result["peak_held_bytes"] > 4096
+
+
 def test_it_is_nice_and_knows_its_threads_and_its_path_and_not_systemd(
     stand_in: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,10 +37,27 @@ def test_another_bundle_is_looked_at_that_will_take_its_place(
     registry = Registry(tmp_path / "models")
     registry.install(registry.add(wave_bundle))
     good, other = Bundle.load(wave_bundle), tmp_path / "other"
-    write_bundle(other, good, good.manifest.description, prefix="other")
+    version = write_bundle(other, good, good.manifest.description, prefix="other").version
     for bundle in (wave_bundle, other):
         config = parse_config({"bundle": str(bundle), "state_dir": str(tmp_path)})
         assert (model.model_path(config) == other) == (bundle == other)
+        told = [found.facts for found in model.bundle(config)]
+        assert told == ([{"version": version}] if bundle == other else [])
+
+
+def test_another_bundle_that_cannot_be_taken_hides_no_champion(
+    wave_bundle: Path, tmp_path: Path
+) -> None:
+    registry = Registry(tmp_path / "models")
+    registry.install(registry.add(wave_bundle))
+    good, other = Bundle.load(wave_bundle), tmp_path / "other"
+    write_bundle(other, good, good.manifest.description, prefix="other")
+    (other / "weights.safetensors").write_bytes(b"")
+    for bundle in (other, tmp_path / "bundel"):
+        config = parse_config({"bundle": str(bundle), "state_dir": str(tmp_path)})
+        assert model.model_path(config).parent == tmp_path / "models/versions"
+        with pytest.raises(BundleError):
+            list(model.bundle(config))
 
 
 def test_without_any_model_the_key_is_named(tmp_path: Path) -> None:
