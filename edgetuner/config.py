@@ -444,7 +444,9 @@ class RegistryConfig(_Section):
     """Model versions on disk."""
 
     keep: int = Field(
-        default=5, ge=2, description="versions kept besides the aliased ones and the first one"
+        default=5,
+        ge=2,
+        description="versions kept besides the aliased ones and the last two that were installed",
     )
 
 

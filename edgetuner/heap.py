@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from pathlib import Path
 
 # Of mallopt(3), glibc.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST_BLOCK = 32 * 1024 * 1024  # glibc takes no more
 _LARGEST_REST = 1024 * 1024 * 1024
+_HELD = re.compile(r"^(RssAnon|RssShmem|VmRSS):\s+(\d+) kB$", re.MULTILINE)  # proc_pid_status(5)
 
 
 def keep_freed_memory() -> bool:
@@ -35,22 +37,11 @@ def held_bytes(pid: int | str = "self") -> int | None:
     The pages of files are libraries', gigabytes of them with CUDA: shared with everybody who has
     loaded them, dropped where memory is short, and counted as available by the kernel.
     """
-    known = kilobytes(Path(f"/proc/{pid}/status"))
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except OSError:
+        return None
+    known = {name: int(kilobytes) * 1024 for name, kilobytes in _HELD.findall(status)}
     if "RssAnon" in known:
         return known["RssAnon"] + known.get("RssShmem", 0)
     return known.get("VmRSS")  # some kernels tell no more
-
-
-def kilobytes(path: Path) -> dict[str, int]:
-    """The lines `Name:  123 kB` of a /proc file, in bytes; none where it cannot be read."""
-    found = {}
-    try:
-        lines = path.read_text(errors="replace").splitlines()
-    except OSError:
-        return {}
-    for line in lines:
-        name, _, rest = line.partition(":")
-        words = rest.split()
-        if len(words) == 2 and words[0].isdigit() and words[1] == "kB":
-            found[name] = int(words[0]) * 1024
-    return found

@@ -20,7 +20,7 @@ StreamKey = tuple[str, str]
 _NEAR = 0.6  # of the distance of two windows of a class at home: so far a label reaches
 _RECENT_NS = 300e9  # by the clock of the sensor: after it a label counts 1/e
 _PAST_NS = 5 * _RECENT_NS  # after it a label says nothing
-_LABELS = 128  # of a stream, the newest ones
+_LABELS = 128  # of a stream, the newest ones by its latest window
 _STREAMS = 256  # that somebody labels, the latest ones
 _CLOCKS = 4096  # of streams, the latest ones
 # How many labels of windows just like it the model's own word is worth, where a window is strange
@@ -35,26 +35,35 @@ _NONE = np.empty(0, np.int64)
 
 
 class _Said(NamedTuple):
-    """Labelled windows of a stream, the oldest first."""
+    """Labelled windows of a stream."""
 
     places: NDArray[np.float32]  # (M, R)
     seqs: NDArray[np.int64]  # (M,)
     t_ns: NDArray[np.int64]  # (M,)
     labels: NDArray[np.int64]  # (M,)
 
-    def with_label(self, place: NDArray[np.float32], seq: int, t_ns: int, label: int) -> _Said:
-        """With one more: another label of that window is forgotten, and so are the oldest windows
-        beyond `_LABELS`.
+    def with_label(
+        self, place: NDArray[np.float32], seq: int, t_ns: int, label: int, now_ns: int
+    ) -> _Said:
+        """With one more: another label of that window is forgotten, and so are the windows beyond
+        `_LABELS` that are farthest from now, before it or, where the clock was set back, after it.
         """
         kept = self.seqs != seq
         times = np.append(self.t_ns[kept], t_ns)
-        newest = np.argsort(times, kind="stable")[-_LABELS:]
+        nearest = np.argsort(np.abs(times - now_ns), kind="stable")[:_LABELS]
         return _Said(
-            np.vstack([self.places[kept], place])[newest],
-            np.append(self.seqs[kept], seq)[newest],
-            times[newest],
-            np.append(self.labels[kept], label)[newest],
+            np.vstack([self.places[kept], place])[nearest],
+            np.append(self.seqs[kept], seq)[nearest],
+            times[nearest],
+            np.append(self.labels[kept], label)[nearest],
         )
+
+
+class _Clock(NamedTuple):
+    """What time it is on a stream, by its windows: of the latest one, and at most."""
+
+    latest: int
+    highest: int
 
 
 class LabelCache:
@@ -84,19 +93,22 @@ class LabelCache:
     def __init__(self) -> None:
         self._of: str | None = None  # version
         self._streams: OrderedDict[StreamKey, _Said] = OrderedDict()
-        self._clocks: OrderedDict[StreamKey, int] = OrderedDict()  # t_ns of the newest window
+        self._clocks: OrderedDict[StreamKey, _Clock] = OrderedDict()
         self._trust = _TRUST
 
     def wants(self, key: StreamKey, t_ns: int) -> bool:
         """Whether a label of a window from that time can still say anything."""
-        return abs(self._clocks.get(key, t_ns) - t_ns) <= _PAST_NS
+        clock = self._clocks.get(key, _Clock(t_ns, t_ns))
+        return min(abs(clock.latest - t_ns), abs(clock.highest - t_ns)) <= _PAST_NS
 
     def speaks(self, key: StreamKey) -> bool:
-        """Whether it says much of what comes on a stream: the latest label is of a window that came
-        five minutes ago at most, by the windows that came since.
+        """Whether it says much of what comes on a stream: a label is of a window that came five
+        minutes ago at most, by the latest window.
         """
         said, clock = self._streams.get(key), self._clocks.get(key)
-        return said is not None and clock is not None and clock - int(said.t_ns[-1]) < _RECENT_NS
+        if said is None or clock is None:
+            return False
+        return bool(np.abs(said.t_ns - clock.latest).min() < _RECENT_NS)
 
     def relabel(self, key: StreamKey, seq: int, label: int) -> None:
         """Another label for a window that it may have heard of."""
@@ -136,7 +148,8 @@ class LabelCache:
             if not np.isfinite(place).all():
                 continue
             said = self._streams.pop(key, _Said(places[:0], *[_NONE] * 3))
-            self._streams[key] = said.with_label(place, seq, t_ns, label)
+            now_ns = self._clocks.get(key, _Clock(t_ns, t_ns)).latest
+            self._streams[key] = said.with_label(place, seq, t_ns, label, now_ns)
         while len(self._streams) > _STREAMS:
             self._streams.popitem(last=False)
 
@@ -179,22 +192,14 @@ class LabelCache:
         these streams. Arguments as for `hear`.
         """
         for key, t_ns in zip(keys, times, strict=True):
-            self._tick(key, t_ns)
+            known = self._clocks.pop(key, _Clock(t_ns, t_ns))
+            self._clocks[key] = _Clock(t_ns, max(t_ns, known.highest))
         while len(self._clocks) > _CLOCKS:
             self._clocks.popitem(last=False)
         spoken = self._spoken(anchor, out, keys, times, classes)
         if spoken is None:
             return None
         return spoken._replace(speaks=self._trust / _TRUST * spoken.speaks)
-
-    def _tick(self, key: StreamKey, t_ns: int) -> None:
-        """A window came. Of a clock that was set back, labels from before are of no known age."""
-        known, said = self._clocks.pop(key, t_ns), self._streams.get(key)
-        latest = known if said is None else max(known, int(said.t_ns[-1]))
-        if latest - t_ns > _PAST_NS:
-            self._streams.pop(key, None)
-            known = t_ns
-        self._clocks[key] = max(t_ns, known)
 
     def _spoken(
         self,

@@ -58,10 +58,12 @@ class Registry:
                 "cannot be made", field=str(root), value=error.strerror, remedy="check state_dir"
             ) from None
         self.aliases = self._read_aliases()
+        if self.aliases.installed is None:  # written by an older version
+            self.aliases = replace(self.aliases, installed=self._origin())
 
     def add(self, bundle_path: Path) -> str:
         """Copies a bundle in, under its own version id, and returns that; a known one is left
-        alone.
+        alone, unless the copy has been damaged.
 
         Raises:
             BundleError: it is missing or altered.
@@ -69,6 +71,11 @@ class Registry:
         bundle = Bundle.load(bundle_path)
         version = bundle.manifest.version
         target = self._versions / version
+        if target.exists():
+            try:
+                Bundle.load(target)
+            except BundleError:
+                shutil.rmtree(target, ignore_errors=True)
         if not target.exists():
             staging = self._versions / f".{version}.incoming"
             shutil.rmtree(staging, ignore_errors=True)
@@ -154,8 +161,7 @@ class Registry:
             RegistryError: it was made for another task than the champion.
         """
         manifest = read_manifest(bundle)
-        taken = self._installed()
-        if manifest.version == (self.aliases.installed or (taken[-1] if taken else None)):
+        if manifest.version == self.aliases.installed:
             return False
         try:
             champion = self.manifest("champion")
@@ -288,6 +294,18 @@ class Registry:
         """Configured bundles that were installed, in their order; the last time of each counts."""
         taken = [str(e.get("version")) for e in self.history() if e.get("action") == "installed"]
         return list(dict.fromkeys(reversed(taken)))[::-1]
+
+    def _origin(self) -> str | None:
+        """The bundle that was installed last, by the history; without one, that which the champion
+        goes back to.
+        """
+        installed, version = self._installed(), self.aliases.champion
+        if installed or version is None:
+            return installed[-1] if installed else None
+        with contextlib.suppress(RegistryError, BundleError):
+            while parent := self.manifest(version).parent:
+                version = parent
+        return version
 
     def _succeeded_by(self, version: str, beside: str | None = None) -> Aliases:
         """The aliases with another champion, and none on probation."""

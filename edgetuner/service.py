@@ -185,7 +185,13 @@ class Service:
                 return self._taken(bundle), True
         except EdgetunerError as error:  # what served until now goes on
             self._log.event("event.trouble", {"error": error.to_wire()})
-        return self._loaded("champion"), False
+        try:
+            return self._loaded("champion"), False
+        except BundleError as error:
+            if bundle is None:
+                raise
+            self._log.event("event.trouble", {"error": error.to_wire()})
+            return self._taken(bundle), True
 
     def _taken(self, bundle: Path) -> ModelVersion:
         """A configured bundle, copied in; it is able to serve and to be watched."""

@@ -7,7 +7,7 @@ import tempfile
 
 import pytest
 
-from edgetuner.heap import held_bytes, kilobytes
+from edgetuner.heap import held_bytes
 
 _MB = 1024 * 1024
 
@@ -70,10 +70,3 @@ def test_memory_that_is_shared_with_children_is_held():
 
 def test_what_the_kernel_does_not_tell_is_absent():
     assert held_bytes(2**22 + 1) is None  # no process has that number
-
-
-def test_a_process_may_be_named_as_it_likes(tmp_path):
-    status = tmp_path / "status"
-    status.write_bytes(b"Name:\t\xffodd kB\nVmRSS:\t  12 kB\nThreads:\t3\n")
-    assert kilobytes(status) == {"VmRSS": 12 * 1024}
-    assert kilobytes(tmp_path / "nowhere") == {}

@@ -175,6 +175,34 @@ def test_an_older_state_directory_knows_by_its_history_what_was_installed(
     assert reopened(tmp_path).replaces(made[1])
 
 
+def test_without_a_history_the_champion_tells_what_it_began_with(
+    tmp_path: Path, registry: Registry, made: list[Path]
+) -> None:
+    good = Bundle.load(made[0])
+    child = good.manifest.description.model_copy(update={"parent": good.version})
+    write_bundle(tmp_path / "child", good, child, prefix="child")
+    registry.install(registry.add(made[0]))
+    registry.promote(registry.add(tmp_path / "child"), "adapted")
+    for known in (False, True):
+        aliases = json.loads((tmp_path / "models/aliases.json").read_text())
+        aliases["installed"] = None
+        (tmp_path / "models/aliases.json").write_text(json.dumps(aliases))
+        if not known:
+            (tmp_path / "models/history.jsonl").rename(tmp_path / "lost")
+        again = reopened(tmp_path)
+        assert again.aliases.installed == good.version
+        assert not again.replaces(made[0]) and again.replaces(made[1])
+        if not known:
+            (tmp_path / "lost").rename(tmp_path / "models/history.jsonl")
+
+
+def test_a_copy_that_was_damaged_is_made_anew(registry: Registry, made: list[Path]) -> None:
+    a = registry.add(made[0])
+    (registry.path(a) / "weights.safetensors").write_bytes(b"")
+    assert registry.add(made[0]) == a
+    assert Bundle.load(registry.path(a)).version == a
+
+
 def test_a_bundle_that_cannot_be_read_replaces_nothing(tmp_path: Path, registry: Registry) -> None:
     for gone in (tmp_path / "gone", tmp_path / ("x" * 300)):
         with pytest.raises(BundleError):

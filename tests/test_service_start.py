@@ -131,6 +131,20 @@ def test_another_bundle_that_cannot_take_its_place_leaves_the_champion(
     assert live.terminate() == 0
 
 
+def test_a_champion_that_was_damaged_gives_way_to_the_configured_bundle(
+    live: Live, wave_bundle: Path
+) -> None:
+    first = Bundle.load(wave_bundle).version
+    live.start()
+    assert live.terminate() == 0
+    (live.state_dir / "models/versions" / first / "weights.safetensors").write_bytes(b"")
+    live.start()
+    assert live.call("status")["state"]["model"] == first
+    assert "trouble" in live.log.read_text() and "weights.safetensors" in live.log.read_text()
+    assert restarted(live) == first
+    assert live.terminate() == 0
+
+
 def test_a_port_in_use(live: Live) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"

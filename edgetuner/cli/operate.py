@@ -70,7 +70,7 @@ def add_commands(commands: Any) -> None:
     show = _command(actions, "show", _models_show, "show what a version is, and its history")
     promote = _command(actions, "promote", _models_promote, "make a version the champion, now")
     for parser in (show, promote):
-        parser.add_argument("version", help="its id, or an alias: champion, candidate or previous")
+        parser.add_argument("version", help="its id, or an alias, such as champion or previous")
     rollback = _command(
         actions, "rollback", _models_rollback, "take back the version on probation, or the champion"
     )

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetuner.bundle import Bundle
 from edgetuner.config import Config
 from edgetuner.doctor.diagnosis import Diagnosis
 from edgetuner.errors import AccessError, ConfigError, DeviceError, EdgetunerError
 from edgetuner.inference import ModelVersion, choose_device, cuda_fault, limit_threads, torch_build
+from edgetuner.pipeline import watch_with
 from edgetuner.registry import Registry
 
 _RUNS, _LONGEST_S = 50, 2.0  # of what is timed
@@ -51,22 +51,31 @@ def model_path(config: Config) -> Path:
             )
         return config.bundle
     with contextlib.suppress(EdgetunerError):  # `bundle` tells
-        if config.bundle is not None and registry.replaces(config.bundle):
-            Bundle.load(config.bundle)
+        if config.bundle is not None and _to_install(config) is not None:
             return config.bundle
     return registry.path("champion")
 
 
 def bundle(config: Config) -> Iterator[Diagnosis]:
     """Whether a configured bundle that is not in place yet can be taken."""
+    version = _to_install(config)
+    if version is not None:
+        said = f"{version.id} will be installed at the next start"
+        yield Diagnosis("bundle", "ok", said, {"version": version.id})
+
+
+def _to_install(config: Config) -> ModelVersion | None:
+    """The configured bundle, if it will take the champion's place, tried as the service does."""
     registry = _registry(config)
     if registry is None or registry.aliases.champion is None or config.bundle is None:
-        return
-    if registry.replaces(config.bundle):
-        version = Bundle.load(config.bundle).version
-        yield Diagnosis(
-            "bundle", "ok", f"{version} will be installed at the next start", {"version": version}
-        )
+        return None
+    if not registry.replaces(config.bundle):
+        return None
+    version = ModelVersion.load(
+        config.bundle, allow_factories=config.inference.allow_factories, drift=config.drift
+    )
+    watch_with(config, version)
+    return version
 
 
 def _registry(config: Config) -> Registry | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypedDict
 
-from edgetuner.heap import kilobytes
 from edgetuner.telemetry import files
 
 
@@ -28,12 +27,12 @@ class Proc:
 
     def read(self) -> ProcReading:
         """Memory in bytes, processor load since the last call; None where /proc does not say."""
-        memory = kilobytes(self._proc / "meminfo")
+        memory = _kilobytes(self._proc / "meminfo")
         swap_total, swap_free = memory.get("SwapTotal"), memory.get("SwapFree")
         return ProcReading(
             memory_total_bytes=memory.get("MemTotal"),
             memory_available_bytes=memory.get("MemAvailable"),
-            process_rss_bytes=kilobytes(self._proc / "self" / "status").get("VmRSS"),
+            process_rss_bytes=_kilobytes(self._proc / "self" / "status").get("VmRSS"),
             swap_used_bytes=(
                 None if swap_total is None or swap_free is None else swap_total - swap_free
             ),
@@ -47,6 +46,17 @@ class Proc:
         busy, total = self._times[0] - before[0], self._times[1] - before[1]
         # Counters may step back when a processor goes offline; then the difference means nothing.
         return busy / total if total > 0 and 0 <= busy <= total else None
+
+
+def _kilobytes(path: Path) -> dict[str, int]:
+    """The lines `Name:  123 kB` of a /proc file, in bytes."""
+    found = {}
+    for line in (files.text(path) or "").splitlines():
+        name, _, rest = line.partition(":")
+        words = rest.split()
+        if len(words) == 2 and words[0].isdigit() and words[1] == "kB":
+            found[name] = int(words[0]) * 1024
+    return found
 
 
 def _cpu_times(proc: Path) -> tuple[int, int] | None:

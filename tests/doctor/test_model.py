@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -10,7 +12,7 @@ pytest.importorskip("torch")
 from edgetuner.bundle import Bundle, write_bundle
 from edgetuner.config import parse_config
 from edgetuner.doctor import model
-from edgetuner.errors import BundleError, ConfigError, DeviceError
+from edgetuner.errors import BundleError, ConfigError, DeviceError, ModelError
 from edgetuner.inference import ModelVersion
 from edgetuner.registry import Registry
 
@@ -53,10 +55,13 @@ def test_another_bundle_that_cannot_be_taken_hides_no_champion(
     good, other = Bundle.load(wave_bundle), tmp_path / "other"
     write_bundle(other, good, good.manifest.description, prefix="other")
     (other / "weights.safetensors").write_bytes(b"")
-    for bundle in (other, tmp_path / "bundel"):
+    loud = {**good.weights, "head.weight": np.full_like(good.weights["head.weight"], 3e38)}
+    spoilt = tmp_path / "spoilt"
+    write_bundle(spoilt, replace(good, weights=loud), good.manifest.description, prefix="spoilt")
+    for bundle in (other, tmp_path / "bundel", spoilt):
         config = parse_config({"bundle": str(bundle), "state_dir": str(tmp_path)})
         assert model.model_path(config).parent == tmp_path / "models/versions"
-        with pytest.raises(BundleError):
+        with pytest.raises(ModelError if bundle == spoilt else BundleError):
             list(model.bundle(config))
 
 
