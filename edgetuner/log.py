@@ -14,7 +14,9 @@ _LEVEL_OF: Final = {
     "event.rollback": "warning",
     "event.drift": "warning",
     "event.sensor_fault": "warning",
+    "event.trouble": "warning",
     "event.reload_refused": "error",
+    "event.store_failed": "error",
 }
 
 
