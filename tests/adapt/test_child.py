@@ -61,10 +61,17 @@ def test_noise_on_its_output_is_passed_over(stand_in: Any) -> None:
     assert result == {"version": "a1"} and told == [{"job": "j", "rung": "cores"}]
 
 
-def test_the_most_memory_that_was_seen_is_told(stand_in: Any) -> None:
+def test_the_most_memory_that_was_seen_is_told(stand_in: Any, tmp_path: Path) -> None:
     """More than at its end, which is all that the process itself knows."""
     at_end = """echo '{"version": "a1", "peak_held_bytes": 1}' > $3/result.json"""
-    result, _ = train(stand_in(f"sleep 1; {at_end}"))
+    go_on = tmp_path / "go_on"
+    os.mkfifo(go_on)
+    job = stand_in(f"""echo '{{"rung": "head"}}'; read word < {go_on}; {at_end}""")
+
+    def heard(_: dict[str, Any]) -> None:  # after the first look at its memory
+        go_on.write_text("now\n")
+
+    result = asyncio.run(child.train(job, heard))
     assert result["peak_held_bytes"] > 4096
 
 

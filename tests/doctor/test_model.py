@@ -33,13 +33,18 @@ def test_the_champion_is_looked_at_before_the_bundle(wave_bundle: Path, tmp_path
     assert model.model_path(config).parent == tmp_path / "models/versions"
 
 
+def champion_and_another(bundle: Path, state_dir: Path) -> tuple[Path, str]:
+    """A state directory whose champion is `bundle`; another one for the same task, its version."""
+    registry = Registry(state_dir / "models")
+    registry.install(registry.add(bundle))
+    good, other = Bundle.load(bundle), state_dir / "other"
+    return other, write_bundle(other, good, good.manifest.description, prefix="other").version
+
+
 def test_another_bundle_is_looked_at_that_will_take_its_place(
     wave_bundle: Path, tmp_path: Path
 ) -> None:
-    registry = Registry(tmp_path / "models")
-    registry.install(registry.add(wave_bundle))
-    good, other = Bundle.load(wave_bundle), tmp_path / "other"
-    version = write_bundle(other, good, good.manifest.description, prefix="other").version
+    other, version = champion_and_another(wave_bundle, tmp_path)
     for bundle in (wave_bundle, other):
         config = parse_config({"bundle": str(bundle), "state_dir": str(tmp_path)})
         assert (model.model_path(config) == other) == (bundle == other)
@@ -50,10 +55,7 @@ def test_another_bundle_is_looked_at_that_will_take_its_place(
 def test_another_bundle_that_cannot_be_taken_hides_no_champion(
     wave_bundle: Path, tmp_path: Path
 ) -> None:
-    registry = Registry(tmp_path / "models")
-    registry.install(registry.add(wave_bundle))
-    good, other = Bundle.load(wave_bundle), tmp_path / "other"
-    write_bundle(other, good, good.manifest.description, prefix="other")
+    good, (other, _) = Bundle.load(wave_bundle), champion_and_another(wave_bundle, tmp_path)
     (other / "weights.safetensors").write_bytes(b"")
     loud = {**good.weights, "head.weight": np.full_like(good.weights["head.weight"], 3e38)}
     spoilt = tmp_path / "spoilt"
